@@ -1,0 +1,271 @@
+"""Reading other projects' checkpoints: as data only, unwrapped, under names that a system can map to its own.
+
+    file ──read──► plain data ──unwrap──► state (official key -> tensor), EMA preferred, and which copy it was
+    state ──drop, rename, fold_weight_norm──► the system's own state dict
+
+Nothing that a file holds is ever run. Pickles are read by torch's restricted reader (`weights_only=True`); the few
+harmless classes that published files mention besides tensors become plain dictionaries.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import pickle
+import re
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from smalti.errors import CheckpointError
+
+EMA_WRAPPERS = ("ema", "ema_state_dict", "model_ema", "state_dict_ema")
+WRAPPERS = ("state_dict", "model", "module", "generator")
+PREFIXES = ("_orig_mod.", "module.")  # torch.compile's and DistributedDataParallel's
+MAX_ENTRIES = 200_000  # in a zip archive; published checkpoints have thousands
+MAX_CONFIG_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Official:
+    """What a published file holds.
+
+    Args:
+        state: official key -> tensor.
+        config: the configuration that lies beside it (config.json), or None.
+        source: which copy was taken, for people ("ema of vq_ds16_c2i.pt").
+    """
+
+    state: dict[str, Tensor]
+    config: dict[str, Any] | None
+    source: str
+
+
+class Plain:
+    """What a class that a pickle mentions becomes: its attributes, and nothing that it could do."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state if isinstance(state, dict) else {"state": state})
+
+
+# Classes that published checkpoints mention beside tensors. They hold settings, not weights.
+PLAIN_CLASSES = (
+    "argparse.Namespace",
+    "typing.Any",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.nodes.AnyNode",
+    "pathlib.PosixPath",
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+)
+
+
+def read_official(path: str | Path) -> Official:
+    """Reads a published checkpoint: a .safetensors file, a torch pickle, or a folder that holds one of them.
+
+    Raises:
+        CheckpointError: if there is no such file, it can't be read without running code, or it holds no tensors.
+    """
+    file, config = _locate(Path(path))
+    data = _read_safetensors(file) if _is_safetensors(file) else _read_pickle(file)
+    state, source = unwrap(data)
+    return Official(state, config, f"{source} of {file.name}")
+
+
+def unwrap(data: Any) -> tuple[dict[str, Tensor], str]:
+    """The state dict inside the wrappers that trainers put around it, EMA preferred.
+
+    Args:
+        data: plain data, as read.
+
+    Returns:
+        the state (key -> tensor) without prefixes that every key has, and which copy it was.
+
+    Raises:
+        CheckpointError: if no dictionary of tensors is found.
+    """
+    if not isinstance(data, Mapping):
+        raise CheckpointError(f"a checkpoint must hold a dictionary, this one holds a {type(data).__name__}")
+    for wrapper in (*EMA_WRAPPERS, *WRAPPERS):
+        inner = data.get(wrapper)
+        if isinstance(inner, Mapping) and _has_tensors(inner):
+            state, source = unwrap(inner)
+            return state, wrapper if source == "the state" else f"{wrapper}/{source}"
+    state = {str(key): value for key, value in data.items() if isinstance(value, Tensor)}
+    if not state:
+        raise CheckpointError(f"no tensors found; the top level holds {sorted(map(str, data))[:12]}")
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state, "the state"
+
+
+def drop(state: Mapping[str, Tensor], patterns: Sequence[str]) -> dict[str, Tensor]:
+    """The state without the keys that match one of the patterns (`fnmatch`)."""
+    ignored = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns) or r"(?!)")
+    return {key: value for key, value in state.items() if not ignored.match(key)}
+
+
+def rename(state: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Keys rewritten by regular expressions, each rule applied to all keys in order.
+
+    Raises:
+        CheckpointError: if two keys become one.
+    """
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        new = key
+        for pattern, replacement in compiled:
+            new = pattern.sub(replacement, new)
+        if new in renamed:
+            raise CheckpointError(f"{key} becomes {new}, which another key became already")
+        renamed[new] = value
+    return renamed
+
+
+def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replaces weight-normalised pairs by the weight that they make: g v / |v|, the norm over all axes but the first.
+
+    Both layouts are known: `weight_g`, `weight_v`, and `parametrizations.weight.original0`, `original1`.
+
+    Raises:
+        CheckpointError: if one half of a pair is missing.
+    """
+    folded = dict(state)
+    for gain, direction in (
+        ("weight_g", "weight_v"),
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ):
+        names = {key.removesuffix(end) for key in state for end in (gain, direction) if key.endswith(f".{end}")}
+        for name in sorted(names):
+            if name + gain not in folded or name + direction not in folded:
+                raise CheckpointError(f"{name}{gain} and {name}{direction} belong together, one is missing")
+            folded[name + "weight"] = torch._weight_norm(folded.pop(name + direction), folded.pop(name + gain), 0)
+    return folded
+
+
+def take(state: Mapping[str, Tensor], key: str) -> Tensor:
+    """A tensor by its official key, for reading sizes off.
+
+    Raises:
+        CheckpointError: if it is missing.
+    """
+    if key not in state:
+        near = [name for name in state if name.split(".")[0] == key.split(".")[0]][:4]
+        raise CheckpointError(f"the checkpoint has no {key}; near it are {near or sorted(state)[:4]}")
+    return state[key]
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _locate(path: Path) -> tuple[Path, dict[str, Any] | None]:
+    if path.is_dir():
+        files = sorted(
+            file for file in path.iterdir() if file.suffix in {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".th"}
+        )
+        if len(files) != 1:
+            names = [file.name for file in files]
+            raise CheckpointError(f"{path} holds {len(files)} checkpoint files {names}: name one of them")
+        return files[0], _read_config(path / "config.json")
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    return path, _read_config(path.parent / "config.json")
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    if not path.is_file() or path.stat().st_size > MAX_CONFIG_BYTES:
+        return None
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} can't be read: {error}") from None
+    return config if isinstance(config, dict) else None
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By content: a header length that fits the file, then the opening brace of the header."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error}") from None
+    return len(head) == 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= path.stat().st_size
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} can't be read: {error}") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    is_zip = _check_archive(path)
+    try:
+        with torch.serialization.safe_globals([(Plain, name) for name in PLAIN_CLASSES]):
+            data = torch.load(path, map_location="cpu", weights_only=True, mmap=True if is_zip else None)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, EOFError, OSError,
+            IndexError, OverflowError, UnicodeDecodeError, AssertionError, NotImplementedError, MemoryError) as error:  # fmt: skip
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} can't be read as data, and Smalti never runs what a checkpoint holds: {reason}"
+        ) from None
+    return _plain(data)
+
+
+def _check_archive(path: Path) -> bool:
+    """Whether the file is a zip archive; refuses absurd ones and TorchScript before anything parses them."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return False
+        file.seek(max(0, size - 2**16 - 22))
+        tail = file.read()
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or len(tail) < end + 22:
+        raise CheckpointError(f"{path} is a truncated archive")
+    entries = struct.unpack_from("<H", tail, end + 10)[0]
+    wide = tail.rfind(b"PK\x06\x06")
+    if entries == 0xFFFF and wide >= 0 and len(tail) >= wide + 40:
+        entries = struct.unpack_from("<Q", tail, wide + 32)[0]
+    if entries > MAX_ENTRIES:
+        raise CheckpointError(
+            f"{path} claims {entries} entries, more than the {MAX_ENTRIES} that a checkpoint may have"
+        )
+    return True
+
+
+def _plain(data: Any, depth: int = 0) -> Any:
+    """Stand-ins as dictionaries of their attributes, all the way down."""
+    if depth > 64:
+        raise CheckpointError("the checkpoint is nested more than 64 deep")
+    if isinstance(data, Plain):
+        return {key: _plain(value, depth + 1) for key, value in vars(data).items()}
+    if isinstance(data, Mapping):
+        return {key: _plain(value, depth + 1) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value, depth + 1) for value in data]
+    return data
+
+
+def _has_tensors(data: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in data.values()) or any(
+        isinstance(data.get(wrapper), Mapping) for wrapper in (*EMA_WRAPPERS, *WRAPPERS)
+    )

@@ -1,0 +1,278 @@
+"""The convolutional autoencoder of VQGAN, which half of the field's image tokenizers build on. A base, not a system.
+
+Source: "Taming Transformers for High-Resolution Image Synthesis" (2020), CompVis/taming-transformers; the same network
+under other names is in latent diffusion, LlamaGen, RQ-VAE, FQGAN, FVQ and VAR.
+
+    image (B,3,H,W) ──► conv_in ──► level 0 ──► ... ──► level n-1 ──► mid ──► norm, swish, conv_out ──► (B,Z,H/f,W/f)
+    image (B,3,H,W) ◄── norm, swish, conv_out ◄── level 0 ◄── ... ◄── level n-1 ◄── mid ◄── conv_in ◄── (B,Z,H/f,W/f)
+
+    level  residual blocks, each followed by attention where the level has it; then a resampling by 2 (not at the last)
+    mid    residual block, attention, residual block
+    f      2 ** (n-1)
+
+Parameters carry taming's names. Weights and activations are laid out channels-last; where no gradient is recorded,
+activations are overwritten as soon as they are not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+import smalti.config
+from smalti.nn.convolution import swish, upsampled_conv2d
+
+GROUPS = 32
+
+
+class NetworkConfig(smalti.config.Config):
+    """Sizes of one half of the autoencoder.
+
+    Args:
+        image_channels: channels of the image.
+        channels: width of level 0 before its multiplier.
+        multipliers: width of each level in `channels`, full resolution first.
+        blocks: residual blocks per level.
+        attention_levels: levels with attention after every residual block.
+        latent_channels: channels of the latent.
+        dropout: probability inside residual blocks, in training.
+    """
+
+    image_channels: int = Field(3, ge=1)
+    channels: int = Field(128, ge=1)
+    multipliers: tuple[int, ...] = Field((1, 1, 2, 2, 4), min_length=1)
+    blocks: int = Field(2, ge=1)
+    attention_levels: tuple[int, ...] = (4,)
+    latent_channels: int = Field(256, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [self.channels * multiplier for multiplier in self.multipliers]
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position, in both directions."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(width % GROUPS or width <= 0 for width in (self.channels, *self.widths)):
+            raise ValueError(f"channels {self.channels} and widths {self.widths} must be multiples of {GROUPS}")
+        if not set(self.attention_levels) <= set(range(len(self.multipliers))):
+            raise ValueError(f"attention_levels {self.attention_levels} are not levels of 0..{len(self.multipliers) - 1}")
+        return self
+
+
+class Encoder(nn.Module):
+    """Image to latent.
+
+    Shape:
+        (batch, image channels, H, W)  ->  (batch, latent channels, H // factor, W // factor)
+    """
+
+    class Config(NetworkConfig):
+        """See `NetworkConfig`.
+
+        Args:
+            double_latent: give twice the latent channels (means and log variances).
+        """
+
+        double_latent: bool = False
+
+        def build(self) -> Encoder:
+            return Encoder(self)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        widths = config.widths
+        self.conv_in = nn.Conv2d(config.image_channels, config.channels, 3, padding=1)
+        self.down = nn.ModuleList(
+            DownLevel(
+                inputs,
+                outputs,
+                config.blocks,
+                attention=level in config.attention_levels,
+                resample=level < len(widths) - 1,
+                dropout=config.dropout,
+            )
+            for level, (inputs, outputs) in enumerate(zip([config.channels, *widths], widths, strict=False))
+        )
+        self.mid = Middle(widths[-1], config.dropout)
+        self.norm_out = group_norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], config.latent_channels * (1 + config.double_latent), 3, padding=1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(swish(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """Latent to image; it has one residual block per level more than its encoder, as published.
+
+    Shape:
+        (batch, latent channels, h, w)  ->  (batch, image channels, h * factor, w * factor)
+    """
+
+    class Config(NetworkConfig):
+        """See `NetworkConfig`."""
+
+        blocks: int = Field(3, ge=1)
+
+        def build(self) -> Decoder:
+            return Decoder(self)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        widths = config.widths
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], config.dropout)
+        self.up = nn.ModuleList(
+            UpLevel(
+                inputs,
+                outputs,
+                config.blocks,
+                attention=level in config.attention_levels,
+                resample=level > 0,
+                dropout=config.dropout,
+            )
+            for level, (inputs, outputs) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
+        )
+        self.norm_out = group_norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], config.image_channels, 3, padding=1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(x.contiguous(memory_format=torch.channels_last)))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(swish(self.norm_out(x)))
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, each followed by attention where the level has it."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, *, attention: bool, dropout: float) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(
+            ResnetBlock(outputs if index else inputs, outputs, dropout) for index in range(blocks)
+        )
+        self.attn = nn.ModuleList(AttnBlock(outputs) if attention else nn.Identity() for _ in range(blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block, attn in zip(self.block, self.attn, strict=True):
+            x = attn(block(x))
+        return x
+
+
+class DownLevel(Level):
+    """A level of the encoder: it halves the resolution at its end, unless it is the last."""
+
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, *, attention: bool, resample: bool, dropout: float
+    ) -> None:
+        super().__init__(inputs, outputs, blocks, attention=attention, dropout=dropout)
+        self.downsample = Downsample(outputs) if resample else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.downsample(super().forward(x))
+
+
+class UpLevel(Level):
+    """A level of the decoder: it doubles the resolution at its end, unless it is the last."""
+
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, *, attention: bool, resample: bool, dropout: float
+    ) -> None:
+        super().__init__(inputs, outputs, blocks, attention=attention, dropout=dropout)
+        self.upsample = Upsample(outputs) if resample else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.upsample(super().forward(x))
+
+
+class Middle(nn.Module):
+    """Residual block, attention, residual block at the lowest resolution."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, dropout)
+        self.attn_1 = AttnBlock(channels)
+        self.block_2 = ResnetBlock(channels, channels, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class ResnetBlock(nn.Module):
+    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 convolution on the shortcut where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = group_norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = group_norm(outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.nin_shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(swish(self.norm1(x)))
+        h = self.conv2(self.dropout(swish(self.norm2(h))))
+        return h.add_(self.nin_shortcut(x))
+
+
+class AttnBlock(nn.Module):
+    """Self-attention over all positions, one head, with a residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        # Channels-last activations are rows of positions already: no copy on the way in or out.
+        q, k, v = (conv(h).permute(0, 2, 3, 1).flatten(1, 2).unsqueeze(1) for conv in (self.q, self.k, self.v))
+        h = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        h = h.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
+        return self.proj_out(h).add_(x)
+
+
+class Downsample(nn.Module):
+    """Halves the resolution: 3x3 convolution of stride 2, with zeros below and to the right only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Doubles the resolution: nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upsampled_conv2d(x, self.conv.weight, self.conv.bias)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """The normalisation of all these networks."""
+    return nn.GroupNorm(GROUPS, channels, eps=1e-6)

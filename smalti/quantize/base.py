@@ -1,0 +1,189 @@
+"""The two contracts of this package: Quantizer (latents <-> codes) and Alphabet (a finite set of vectors).
+
+z (batch, *positions, dim) ──before──► x ──assign──► codes (batch, *positions, slots)
+                                                       │ lookup
+z_q ◄──after── estimator(x, q) ◄────────────────────── q
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from smalti.errors import InputError
+
+DROPPED = -1  # the code of a masked position or a dropped level; it decodes to zero and exists only in this package
+
+BitOrder = Literal["little", "big"]
+Noise = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantizer's forward gives.
+
+    Args:
+        z: (batch, *positions, dim): the codes' vectors in value, with the estimator's gradient.
+        codes: (batch, *positions, slots), int64; -1 where masked or dropped.
+        loss: scalar, the weighted sum of the loss terms.
+        terms: the loss terms by name, weighted, with gradient; and, detached, `perplexity` and `utilisation` of this
+            batch over all ranks, a value per slot.
+    """
+
+    z: Tensor
+    codes: Tensor
+    loss: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Quantizer(nn.Module, ABC):
+    """Latents to codes and back.
+
+    Attributes:
+        dim: last dimension of z.
+        vocab: number of values of each slot.
+        bit_order: which end of a code's index its first dimension takes ("little": the least significant).
+        statistics: names of buffers that training keeps and that decide no code.
+    """
+
+    dim: int
+    vocab: tuple[int, ...]
+    bit_order: BitOrder = "little"
+    statistics: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def forward(
+        self,
+        z: Tensor,
+        *,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        noise: Noise | None = None,
+    ) -> Quantized:
+        """Quantizes with gradients; in training it gathers statistics for `update`.
+
+        Args:
+            z: (batch, *positions, dim), any floating type; the arithmetic is float32.
+            mask: (batch, *positions), bool, True where a position is real.
+            context: (batch, *positions, dim) for conditional codebooks.
+            noise: named random draws that replace torch's generator.
+        """
+
+    @abstractmethod
+    def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """Codes of z: (batch, *positions, slots). Changes no state and draws nothing at random."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
+        """Vectors of codes: (batch, *positions, slots) -> (batch, *positions, dim). Code -1 gives zero."""
+
+    @abstractmethod
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Each slot's own vector, before any shared projection: (..., slots) -> (..., slots, code dim)."""
+
+    @abstractmethod
+    def codebooks(self) -> list[Tensor]:
+        """The effective table of each slot: (codes, code dim). Implicit ones are spelled out up to 2^20 rows."""
+
+    @abstractmethod
+    def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The k best codes, best first: codes (..., k, slots), values (..., k, dim), costs (..., k)."""
+
+    def update(self) -> None:
+        """Applies what `forward` gathered (moving averages, dead codes); call once per optimizer step."""
+        for child in self.children():
+            _update(child)
+
+
+def _update(module: nn.Module) -> None:
+    if isinstance(module, Quantizer | Alphabet):
+        module.update()
+    else:
+        for child in module.children():
+            _update(child)
+
+
+class Alphabet(nn.Module, ABC):
+    """A finite set of vectors, possibly a product of several (slots).
+
+    Attributes:
+        dim: dimension of the vectors that `nearest` compares (all slots side by side).
+        vocab: number of values of each slot.
+    """
+
+    dim: int
+    vocab: tuple[int, ...]
+    bit_order: BitOrder = "little"
+    statistics: ClassVar[tuple[str, ...]] = ()
+
+    def project(self, x: Tensor) -> Tensor:
+        """Moves x (..., dim) into the space where distances are measured, differentiably (the identity, mostly)."""
+        return x
+
+    @abstractmethod
+    def nearest(self, x: Tensor) -> Tensor:
+        """Codes (rows, slots) of the nearest vectors of projected x (rows, dim)."""
+
+    @abstractmethod
+    def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k nearest of each row, best first: codes (rows, k, slots) and squared distances (rows, k)."""
+
+    @abstractmethod
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Vectors of codes (..., slots) -> (..., dim), differentiable in the table. -1 gives zero."""
+
+    @abstractmethod
+    def slot_vectors(self, codes: Tensor) -> Tensor:
+        """Each slot's own vector: (..., slots) -> (..., slots, dim of a slot)."""
+
+    @abstractmethod
+    def codebooks(self) -> list[Tensor]:
+        """The effective table of each slot."""
+
+    def start(self, x: Tensor, noise: Noise) -> None:
+        """Initialises from the first training batch, x (rows, dim), where the learning rule asks for it."""
+
+    def observe(self, x: Tensor, codes: Tensor, noise: Noise) -> None:
+        """Gathers statistics of a training batch: real rows x (rows, dim) and their codes (rows, slots)."""
+
+    def update(self) -> None:
+        """Applies what `observe` gathered."""
+
+
+def as_rows(z: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Latents as float32 rows, and the mask as a row of flags.
+
+    Raises:
+        InputError: if the last dimension is not dim, the mask does not fit, or a real latent is NaN or infinite.
+    """
+    if z.ndim < 2 or z.shape[-1] != dim or not z.is_floating_point():
+        raise InputError(f"latents must be floating, (batch, *positions, {dim}), got {z.dtype} {tuple(z.shape)}")
+    rows = z.float().reshape(-1, dim)
+    if mask is None:
+        return rows, None
+    if mask.shape != z.shape[:-1] or mask.dtype != torch.bool:
+        raise InputError(f"mask must be bool {tuple(z.shape[:-1])}, got {mask.dtype} {tuple(mask.shape)}")
+    return rows, mask.reshape(-1)
+
+
+def check_codes(codes: Tensor, vocab: tuple[int, ...]) -> None:
+    """Raises InputError unless codes are integers of shape (..., slots) in -1..vocab-1."""
+    if codes.ndim < 1 or codes.shape[-1] != len(vocab) or codes.dtype != torch.int64:
+        raise InputError(f"codes must be int64 (..., {len(vocab)}), got {codes.dtype} {tuple(codes.shape)}")
+    top = torch.tensor(vocab, device=codes.device)
+    wrong = (codes < DROPPED) | (codes >= top)
+    if bool(wrong.any()):
+        place = tuple(int(i) for i in wrong.nonzero()[0])
+        raise InputError(f"code {int(codes[place])} at {place} is outside -1..{vocab[place[-1]] - 1}")
+
+
+def count_codes(codes: Tensor, vocab: int) -> Tensor:
+    """How often each code occurs in a vector of codes: (vocab,), float32, without waiting for a GPU."""
+    if codes.device.type == "cpu":
+        return torch.bincount(codes, minlength=vocab).float()
+    return torch.zeros(vocab, device=codes.device).index_add_(0, codes, torch.ones_like(codes, dtype=torch.float32))
