@@ -32,6 +32,12 @@ PREFIXES = ("_orig_mod.", "module.")  # torch.compile's and DistributedDataParal
 MAX_ENTRIES = 200_000  # in a zip archive; published checkpoints have thousands
 MAX_CONFIG_BYTES = 2**24
 
+# Whatever torch's reader raises on bytes that are no checkpoint; it promises no one kind.
+READING_ERRORS = (
+    pickle.UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, OSError,
+    ArithmeticError, AssertionError, MemoryError, struct.error,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Official:
@@ -221,8 +227,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([(Plain, name) for name in PLAIN_CLASSES]):
             data = torch.load(path, map_location="cpu", weights_only=True, mmap=True if is_zip else None)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, EOFError, OSError,
-            IndexError, OverflowError, UnicodeDecodeError, AssertionError, NotImplementedError, MemoryError) as error:  # fmt: skip
+    except READING_ERRORS as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{path} can't be read as data, and Smalti never runs what a checkpoint holds: {reason}"

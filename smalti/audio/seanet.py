@@ -28,6 +28,8 @@ import smalti.config
 from smalti.audio.conv import Conv1d, PadMode, pad
 from smalti.errors import CheckpointError
 
+ELU_AT_ONCE = 2**18  # a scratch tensor of 1 MiB is kept in cache; one as large as the activations costs its allocation
+
 
 class SEANetEncoder(nn.Module):
     """Waveform to latents.
@@ -217,13 +219,17 @@ class PaddedConv(Conv1d):
 
 def elu_(x: Tensor) -> Tensor:
     """ELU of a tensor that nobody needs again: in place where no gradient is recorded."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or not x.is_contiguous():
         return F.elu(x)
     if x.device.type != "cpu":
         return F.elu_(x)
     # exp(min(x,0)) - 1 lies above x below zero and is 0 above it. torch's ELU spends half as long again on expm1, for
     # an absolute error of 3e-8 instead of 5e-8.
-    return torch.maximum(x, x.clamp(max=0).exp_().sub_(1), out=x)
+    scratch = torch.empty(min(x.numel(), ELU_AT_ONCE), dtype=x.dtype)
+    for piece in x.view(-1).split(ELU_AT_ONCE):
+        negative = torch.clamp(piece, max=0, out=scratch[: len(piece)]).exp_().sub_(1)
+        torch.maximum(piece, negative, out=piece)
+    return x
 
 
 def _conv(

@@ -16,8 +16,10 @@ activations are overwritten as soon as they are not needed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Self
+from itertools import pairwise
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +27,42 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 import smalti.config
+from smalti.checkpoint import take
+from smalti.errors import CheckpointError
+from smalti.image.base import ImageTokenizer
 from smalti.nn.convolution import swish, upsampled_conv2d
+from smalti.quantize import Quantizer
+from smalti.tokenizer import Tokenizer
 
 GROUPS = 32
+
+
+class QuantizedAutoencoder(ImageTokenizer):
+    """What the tokenizers of this family are: the two networks around a quantizer, with a 1x1 convolution on each side.
+
+        encoder ──► quant_conv ──► quantizer ──► post_quant_conv ──► decoder
+
+    A system gives its configuration (with `encoder` and `decoder`) and builds its quantizer.
+    """
+
+    code_parts: ClassVar[tuple[str, ...]] = ("encoder", "quant_conv", "quantizer")
+
+    def __init__(
+        self, config: Tokenizer.Config, encoder: Encoder.Config, decoder: Decoder.Config, quantizer: Quantizer
+    ) -> None:
+        super().__init__(config)
+        self.factor, self.channels = encoder.factor, encoder.image_channels
+        self.encoder = encoder.build()
+        self.quant_conv = nn.Conv2d(encoder.latent_channels, quantizer.dim, 1)
+        self.quantizer = quantizer
+        self.post_quant_conv = nn.Conv2d(quantizer.dim, decoder.latent_channels, 1)
+        self.decoder = decoder.build()
+
+    def analysis(self, inputs: Tensor, options: Any) -> Tensor:
+        return self.quant_conv(self.encoder(inputs)).permute(0, 2, 3, 1)
+
+    def synthesis(self, vectors: Tensor, options: Any) -> Tensor:
+        return self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2)))
 
 
 class NetworkConfig(smalti.config.Config):
@@ -35,8 +70,7 @@ class NetworkConfig(smalti.config.Config):
 
     Args:
         image_channels: channels of the image.
-        channels: width of level 0 before its multiplier.
-        multipliers: width of each level in `channels`, full resolution first.
+        widths: channels of each level, full resolution first.
         blocks: residual blocks per level.
         attention_levels: levels with attention after every residual block.
         latent_channels: channels of the latent.
@@ -44,29 +78,23 @@ class NetworkConfig(smalti.config.Config):
     """
 
     image_channels: int = Field(3, ge=1)
-    channels: int = Field(128, ge=1)
-    multipliers: tuple[int, ...] = Field((1, 1, 2, 2, 4), min_length=1)
+    widths: tuple[int, ...] = Field((128, 128, 256, 256, 512), min_length=1)
     blocks: int = Field(2, ge=1)
     attention_levels: tuple[int, ...] = (4,)
     latent_channels: int = Field(256, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
 
     @property
-    def widths(self) -> list[int]:
-        """Channels of each level."""
-        return [self.channels * multiplier for multiplier in self.multipliers]
-
-    @property
     def factor(self) -> int:
         """Pixels per latent position, in both directions."""
-        return 2 ** (len(self.multipliers) - 1)
+        return 2 ** (len(self.widths) - 1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if any(width % GROUPS or width <= 0 for width in (self.channels, *self.widths)):
-            raise ValueError(f"channels {self.channels} and widths {self.widths} must be multiples of {GROUPS}")
-        if not set(self.attention_levels) <= set(range(len(self.multipliers))):
-            raise ValueError(f"attention_levels {self.attention_levels} are not levels of 0..{len(self.multipliers) - 1}")
+        if any(width < 1 or width % GROUPS for width in self.widths):
+            raise ValueError(f"widths {self.widths} must be multiples of {GROUPS}, the groups of the normalisation")
+        if not set(self.attention_levels) <= set(range(len(self.widths))):
+            raise ValueError(f"attention_levels {self.attention_levels} must be among 0..{len(self.widths) - 1}")
         return self
 
 
@@ -81,9 +109,11 @@ class Encoder(nn.Module):
         """See `NetworkConfig`.
 
         Args:
+            stem: channels before the first level.
             double_latent: give twice the latent channels (means and log variances).
         """
 
+        stem: int = Field(128, ge=GROUPS, multiple_of=GROUPS)
         double_latent: bool = False
 
         def build(self) -> Encoder:
@@ -92,17 +122,10 @@ class Encoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         widths = config.widths
-        self.conv_in = nn.Conv2d(config.image_channels, config.channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(config.image_channels, config.stem, 3, padding=1)
         self.down = nn.ModuleList(
-            DownLevel(
-                inputs,
-                outputs,
-                config.blocks,
-                attention=level in config.attention_levels,
-                resample=level < len(widths) - 1,
-                dropout=config.dropout,
-            )
-            for level, (inputs, outputs) in enumerate(zip([config.channels, *widths], widths, strict=False))
+            DownLevel(inputs, width, config, attention=level in config.attention_levels, last=level == len(widths) - 1)
+            for level, (inputs, width) in enumerate(pairwise((config.stem, *widths)))
         )
         self.mid = Middle(widths[-1], config.dropout)
         self.norm_out = group_norm(widths[-1])
@@ -137,15 +160,8 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], config.dropout)
         self.up = nn.ModuleList(
-            UpLevel(
-                inputs,
-                outputs,
-                config.blocks,
-                attention=level in config.attention_levels,
-                resample=level > 0,
-                dropout=config.dropout,
-            )
-            for level, (inputs, outputs) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
+            UpLevel(inputs, width, config, attention=level in config.attention_levels, last=level == 0)
+            for level, (width, inputs) in enumerate(pairwise((*widths, widths[-1])))
         )
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.image_channels, 3, padding=1)
@@ -161,12 +177,12 @@ class Decoder(nn.Module):
 class Level(nn.Module):
     """Residual blocks at one resolution, each followed by attention where the level has it."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, *, attention: bool, dropout: float) -> None:
+    def __init__(self, inputs: int, width: int, config: NetworkConfig, *, attention: bool) -> None:
         super().__init__()
         self.block = nn.ModuleList(
-            ResnetBlock(outputs if index else inputs, outputs, dropout) for index in range(blocks)
+            ResnetBlock(width if index else inputs, width, dropout=config.dropout) for index in range(config.blocks)
         )
-        self.attn = nn.ModuleList(AttnBlock(outputs) if attention else nn.Identity() for _ in range(blocks))
+        self.attn = nn.ModuleList(AttnBlock(width) if attention else nn.Identity() for _ in range(config.blocks))
 
     def forward(self, x: Tensor) -> Tensor:
         for block, attn in zip(self.block, self.attn, strict=True):
@@ -175,26 +191,22 @@ class Level(nn.Module):
 
 
 class DownLevel(Level):
-    """A level of the encoder: it halves the resolution at its end, unless it is the last."""
+    """A level of the encoder: it halves the resolution at its end, unless it is the last one."""
 
-    def __init__(
-        self, inputs: int, outputs: int, blocks: int, *, attention: bool, resample: bool, dropout: float
-    ) -> None:
-        super().__init__(inputs, outputs, blocks, attention=attention, dropout=dropout)
-        self.downsample = Downsample(outputs) if resample else nn.Identity()
+    def __init__(self, inputs: int, width: int, config: NetworkConfig, *, attention: bool, last: bool) -> None:
+        super().__init__(inputs, width, config, attention=attention)
+        self.downsample = nn.Identity() if last else Downsample(width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.downsample(super().forward(x))
 
 
 class UpLevel(Level):
-    """A level of the decoder: it doubles the resolution at its end, unless it is the last."""
+    """A level of the decoder: it doubles the resolution at its end, unless it is the last one."""
 
-    def __init__(
-        self, inputs: int, outputs: int, blocks: int, *, attention: bool, resample: bool, dropout: float
-    ) -> None:
-        super().__init__(inputs, outputs, blocks, attention=attention, dropout=dropout)
-        self.upsample = Upsample(outputs) if resample else nn.Identity()
+    def __init__(self, inputs: int, width: int, config: NetworkConfig, *, attention: bool, last: bool) -> None:
+        super().__init__(inputs, width, config, attention=attention)
+        self.upsample = nn.Identity() if last else Upsample(width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.upsample(super().forward(x))
@@ -205,9 +217,9 @@ class Middle(nn.Module):
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, dropout)
+        self.block_1 = ResnetBlock(channels, channels, dropout=dropout)
         self.attn_1 = AttnBlock(channels)
-        self.block_2 = ResnetBlock(channels, channels, dropout)
+        self.block_2 = ResnetBlock(channels, channels, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -216,14 +228,14 @@ class Middle(nn.Module):
 class ResnetBlock(nn.Module):
     """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 convolution on the shortcut where the width changes."""
 
-    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
+    def __init__(self, inputs: int, outputs: int, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
         self.norm1 = group_norm(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
         self.norm2 = group_norm(outputs)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.nin_shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
+        self.nin_shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(swish(self.norm1(x)))
@@ -276,3 +288,39 @@ class Upsample(nn.Module):
 def group_norm(channels: int) -> nn.GroupNorm:
     """The normalisation of all these networks."""
     return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+
+
+def read_encoder(state: Mapping[str, Tensor]) -> Encoder.Config:
+    """Sizes of the encoder, off tensors under taming's names (`encoder.*`).
+
+    Raises:
+        CheckpointError: if a tensor that says a size is missing, or the sizes are not legal.
+    """
+    stem = take(state, "encoder.conv_in.weight")
+    return Encoder.Config(
+        image_channels=stem.shape[1],
+        stem=stem.shape[0],
+        latent_channels=take(state, "encoder.conv_out.weight").shape[0],
+        **_read_levels(state, "encoder.down"),
+    )
+
+
+def read_decoder(state: Mapping[str, Tensor]) -> Decoder.Config:
+    """Sizes of the decoder, off tensors under taming's names (`decoder.*`); see `read_encoder`."""
+    return Decoder.Config(
+        image_channels=take(state, "decoder.conv_out.weight").shape[0],
+        latent_channels=take(state, "decoder.conv_in.weight").shape[1],
+        **_read_levels(state, "decoder.up"),
+    )
+
+
+def _read_levels(state: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    found = [match for key in state if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.(block|attn)\.(\d+)\.", key))]
+    if not found:
+        raise CheckpointError(f"the checkpoint has no keys {prefix}.LEVEL.block.NUMBER...: not a VQGAN network")
+    levels = 1 + max(int(match[1]) for match in found)
+    return {
+        "widths": tuple(take(state, f"{prefix}.{level}.block.0.conv1.weight").shape[0] for level in range(levels)),
+        "blocks": 1 + max(int(match[3]) for match in found if match[2] == "block"),
+        "attention_levels": tuple(sorted({int(match[1]) for match in found if match[2] == "attn"})),
+    }

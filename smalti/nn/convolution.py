@@ -31,10 +31,11 @@ def upsampled_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (batch, out, 2H, 2W).
     """
-    return F.conv_transpose2d(x, _merge_taps(_merge_taps(weight, 2), 3).transpose(0, 1), bias, stride=2, padding=1)
+    taps = _merge_taps(_merge_taps(weight.permute(2, 3, 1, 0), 0), 1)
+    return F.conv_transpose2d(x, taps.permute(2, 3, 0, 1), bias, stride=2, padding=1)
 
 
-def _merge_taps(weight: Tensor, axis: int) -> Tensor:
-    """The four taps along an axis of the transposed kernel from the three of the kernel."""
-    first, middle, last = weight.unbind(axis)
+def _merge_taps(taps: Tensor, axis: int) -> Tensor:
+    """The four taps along an axis of the transposed kernel, from the three of the kernel."""
+    first, middle, last = taps.unbind(axis)
     return torch.stack([last, middle + last, first + middle, first], dim=axis)
