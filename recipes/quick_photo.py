@@ -49,7 +49,7 @@ def train(args: argparse.Namespace) -> None:
     images = read_images(args.data)
     model = PhotoTokenizer.Config().build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = {key: value.clone() for key, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
     args.work.mkdir(parents=True, exist_ok=True)
     checkpoint, spent, step = args.work / "last.pt", 0.0, 0
     if checkpoint.exists():
@@ -61,7 +61,7 @@ def train(args: argparse.Namespace) -> None:
     while (spent := time.monotonic() - begun) < 60 * args.minutes:
         progress = spent / (60 * args.minutes)
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
+            group["lr"] = args.lr * min(1.0, (step + 1) / 200) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
         batch = random_crops(images, args.batch, args.size, rng).contiguous(memory_format=torch.channels_last)
         out = model(batch * 2 - 1, raw=True)
         assert out.x is not None
@@ -95,7 +95,7 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())

@@ -28,6 +28,7 @@ from smalti.errors import CheckpointError
 
 EMA_WRAPPERS = ("ema", "ema_state_dict", "model_ema", "state_dict_ema")
 WRAPPERS = ("state_dict", "model", "module", "generator")
+LIT_EMA = "model_ema."  # Lightning modules of taming-transformers and its descendants
 PREFIXES = ("_orig_mod.", "module.")  # torch.compile's and DistributedDataParallel's
 MAX_ENTRIES = 200_000  # in a zip archive; published checkpoints have thousands
 MAX_CONFIG_BYTES = 2**24
@@ -143,6 +144,77 @@ def rename(state: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> dic
             raise CheckpointError(f"{key} becomes {new}, which another key became already")
         renamed[new] = value
     return renamed
+
+
+class KeyTable:
+    """Official names and a system's own, both ways.
+
+        KeyTable({"layers.{}.attention.wo.": "blocks.{}.attention.out.", "norm.": "norm."})
+
+    Args:
+        templates: official -> own. A template is the beginning of a key, `{}` in it any number; the numbers keep their
+            order. The first template that fits is used; a key that none fits keeps its name.
+    """
+
+    def __init__(self, templates: Mapping[str, str]) -> None:
+        self._to_own = [(_template(official), own) for official, own in templates.items()]
+        self._to_official = [(_template(own), official) for official, own in templates.items()]
+
+    def own(self, key: str) -> str:
+        return _translate(key, self._to_own)
+
+    def official(self, key: str) -> str:
+        return _translate(key, self._to_official)
+
+    def own_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state under our names.
+
+        Raises:
+            CheckpointError: if two keys become one.
+        """
+        renamed: dict[str, Tensor] = {}
+        for key, value in state.items():
+            if self.own(key) in renamed:
+                raise CheckpointError(f"{key} becomes {self.own(key)}, which another key became already")
+            renamed[self.own(key)] = value
+        return renamed
+
+    def official_names(self, own_keys: Iterable[str]) -> dict[str, str]:
+        """Own name -> official name, for the messages of `smalti.folder.fill`."""
+        return {key: self.official(key) for key in own_keys}
+
+
+def _template(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
+
+
+def _translate(key: str, rules: Sequence[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, template in rules:
+        if match := pattern.match(key):
+            return template.format(*match.groups()) + key[match.end() :]
+    return key
+
+
+def prefer_averaged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with LitEma's moving averages in place of the live tensors, where it holds any.
+
+    LitEma keeps the average of `encoder.conv_in.weight` under `model_ema.encoderconv_inweight`, for the trained
+    parameters only; what was not trained has its live tensor alone.
+
+    Raises:
+        CheckpointError: if there is an average of something that has no live tensor.
+    """
+    averages = {key: value for key, value in state.items() if key.startswith(LIT_EMA)}
+    for counter in ("decay", "num_updates"):
+        averages.pop(LIT_EMA + counter, None)
+    preferred = {
+        key: averages.pop(LIT_EMA + key.replace(".", ""), value)
+        for key, value in state.items()
+        if not key.startswith(LIT_EMA)
+    }
+    if averages:
+        raise CheckpointError(f"averages of tensors that the checkpoint lacks: {sorted(averages)[:8]}")
+    return preferred
 
 
 def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -125,17 +125,25 @@ def as_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+def fill(
+    module: nn.Module, state: Mapping[str, Tensor], what: str, official_names: Mapping[str, str] | None = None
+) -> None:
     """Loads a state dict strictly.
+
+    Args:
+        module: what is filled.
+        state: a tensor for every parameter and persistent buffer, under the module's own names.
+        what: what the state is, for messages.
+        official_names: the names that the module's tensors have in the published file, for messages.
 
     Raises:
         CheckpointError: naming every tensor that is missing, unknown or of another shape.
     """
-    own = module.state_dict()
-    missing = sorted(own.keys() - state.keys())
+    own, names = module.state_dict(), official_names or {}
+    missing = sorted(names.get(key, key) for key in own.keys() - state.keys())
     unknown = sorted(state.keys() - own.keys())
     shapes = [
-        f"{key}: {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        f"{names.get(key, key)}: {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
         for key in sorted(own.keys() & state.keys())
         if own[key].shape != state[key].shape
     ]

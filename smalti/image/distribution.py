@@ -85,7 +85,8 @@ class Moments:
             )
         count = self.count + other.count
         step = other.mean - self.mean
-        self.scatter += other.scatter + torch.outer(step, step) * (self.count * other.count / count)
+        between = torch.outer(step, step) * (self.count * other.count / count)
+        self.scatter = self.scatter + other.scatter + between
         self.mean = self.mean + step * (other.count / count)
         self.count = count
 
@@ -338,7 +339,7 @@ class ImageDistance(Metric):
 
     def update(self, reference: Tensor | None = None, samples: Tensor | None = None) -> None:
         """Gathers images (B, 3, H, W) in [0,1] of references, of samples, or of both."""
-        with torch.inference_mode():
+        with torch.no_grad():
             self.metric.update(*(None if images is None else self.extractor(images) for images in (reference, samples)))
 
     def _take(self, other: Self) -> None:

@@ -31,13 +31,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from smalti.errors import InputError
-from smalti.image.resize import SizeRule, apply_rules
+from smalti.image.resize import MAX_PIXELS, SizeRule, apply_rules
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # decoders that may touch a file at all
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-
-# Above the largest photos of phones (108 million) and below the classic bombs (12000 x 12000), which Pillow lets pass.
-MAX_PIXELS = 120_000_000
 
 JPEG_QUALITY = 95
 
@@ -77,7 +74,7 @@ def read_image(
         (3, H, W).
 
     Raises:
-        InputError: if it is no image of `FORMATS`, damaged, too large, of several pictures, or too small for a crop.
+        InputError: if it is no image of `FORMATS`, damaged, too large, of several pictures, or does not fit a rule.
     """
     return to_tensor(apply_rules(open_image(source, max_pixels=max_pixels), rules, generator), dtype)
 

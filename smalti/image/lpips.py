@@ -11,7 +11,7 @@ Smalti ships no weights. They come from two files, or from one VQGAN checkpoint 
 
     backbone    torchvision's vgg16 or alexnet        features.{i}.{weight,bias}     classifier.* is ignored
     heads       lpips/weights/v0.1/{vgg,alex}.pth     lin{0..4}.model.1.weight
-    both        a taming-transformers checkpoint      loss.perceptual_loss.{net.slice{1..5}.{i}.*,lin{0..4}.model.1.weight}
+    both        a taming-transformers checkpoint      loss.perceptual_loss. + {net.slice{1..5}.{i}.*, lin{0..4}.*}
 """
 
 from __future__ import annotations
@@ -149,9 +149,7 @@ class LPIPS(nn.Module):
             CheckpointError: if one of the network's weights is missing or of another shape.
         """
         model = cls(network)
-        renamed = rename(
-            {key: value for key, value in state.items() if "discriminator" not in key}, PERCEPTUAL_LOSS_KEYS
-        )
+        renamed = rename(state, PERCEPTUAL_LOSS_KEYS)
         fill(model, {key: renamed[key] for key in model.state_dict() if key in renamed}, f"LPIPS {network}")
         return model
 
@@ -181,7 +179,8 @@ class LPIPS(nn.Module):
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.backbone.taps:
-                outputs.append(x / (x.square().sum(1, keepdim=True).sqrt() + EPSILON))
+                # vector_norm has a gradient where a pixel's features are all zero; a root of a sum of squares has none.
+                outputs.append(x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + EPSILON))
         return outputs
 
     @property

@@ -24,6 +24,9 @@ from pydantic import Field
 from smalti.config import Config
 from smalti.errors import InputError
 
+# Above the largest photos of phones (108 million) and below the classic bombs (12000 x 12000), which Pillow lets pass.
+MAX_PIXELS = 120_000_000
+
 Filter = Literal["box", "bilinear", "bicubic", "lanczos"]
 
 _FILTERS = {
@@ -48,7 +51,7 @@ class SizeRule(Config, ABC):
             generator: where random rules draw from; torch's global one if None.
 
         Raises:
-            InputError: if the picture is smaller than a crop.
+            InputError: if the picture is smaller than a crop, or would become larger than `MAX_PIXELS`.
         """
 
 
@@ -158,6 +161,10 @@ def apply_rules(image: Image.Image, rules: Iterable[SizeRule], generator: torch.
 
 
 def _resize(image: Image.Image, width: int, height: int, resampling: Filter) -> Image.Image:
+    if width * height > MAX_PIXELS:  # a long strip, whose shorter side is enlarged
+        raise InputError(
+            f"a picture of {image.width}x{image.height} would become {width}x{height}, more than {MAX_PIXELS:,} pixels"
+        )
     return image.resize((width, height), _FILTERS[resampling])
 
 

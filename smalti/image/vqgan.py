@@ -30,7 +30,7 @@ import smalti.config
 from smalti.checkpoint import take
 from smalti.errors import CheckpointError
 from smalti.image.base import ImageTokenizer
-from smalti.nn.convolution import swish, upsampled_conv2d
+from smalti.nn.convolution import channels_last, swish, upsampled_conv2d
 from smalti.quantize import Quantizer
 from smalti.tokenizer import Tokenizer
 
@@ -57,6 +57,13 @@ class QuantizedAutoencoder(ImageTokenizer):
         self.quantizer = quantizer
         self.post_quant_conv = nn.Conv2d(quantizer.dim, decoder.latent_channels, 1)
         self.decoder = decoder.build()
+
+    @classmethod
+    def example(cls, batch: int = 2, seed: int = 0) -> dict[str, Any]:
+        encoder: Encoder.Config = cls.Config.tiny().encoder  # type: ignore[attr-defined]
+        size = 4 * encoder.factor
+        draw = torch.Generator().manual_seed(seed)
+        return {"x": torch.rand(batch, encoder.image_channels, size, size, generator=draw)}
 
     def analysis(self, inputs: Tensor, options: Any) -> Tensor:
         return self.quant_conv(self.encoder(inputs)).permute(0, 2, 3, 1)
@@ -130,7 +137,7 @@ class Encoder(nn.Module):
         self.mid = Middle(widths[-1], config.dropout)
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.latent_channels * (1 + config.double_latent), 3, padding=1)
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
@@ -165,7 +172,7 @@ class Decoder(nn.Module):
         )
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.image_channels, 3, padding=1)
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.conv_in(x.contiguous(memory_format=torch.channels_last)))

@@ -6,9 +6,18 @@ resampling is merged into the convolution beside it.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def channels_last(module: M) -> M:
+    """Lays out a module's convolution weights channels-last, which activations then follow."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def swish(x: Tensor) -> Tensor:

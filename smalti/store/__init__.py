@@ -1,0 +1,20 @@
+"""Token stores: codes of many files on disk, written exactly once, readable by anything that reads Parquet."""
+
+from smalti.store.decode import Decoded, decode_store
+from smalti.store.encode import Progress, Recipe, encode_paths
+from smalti.store.reader import TokenDataset, TokenStore
+from smalti.store.verify import Again, Report, encode_again, verify
+
+__all__ = [
+    "Again",
+    "Decoded",
+    "Progress",
+    "Recipe",
+    "Report",
+    "TokenDataset",
+    "TokenStore",
+    "decode_store",
+    "encode_again",
+    "encode_paths",
+    "verify",
+]

@@ -1,0 +1,39 @@
+"""How commands find the tokenizer that a user names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smalti.errors import ConfigError
+
+if TYPE_CHECKING:
+    from smalti.tokenizer import NeuralTokenizer
+
+
+def open_tokenizer(name: str, device: str = "cpu") -> tuple[NeuralTokenizer, str]:
+    """Loads a tokenizer by name or folder.
+
+    Args:
+        name: of a record, or a folder that `save` wrote.
+        device: where its tensors go.
+
+    Returns:
+        the tokenizer, and what a store notes to find it again (folders as absolute paths).
+
+    Raises:
+        ConfigError: if what the name means is no tokenizer, or the device does not exist.
+    """
+    import torch
+
+    from smalti import systems
+    from smalti.tokenizer import NeuralTokenizer
+
+    found = systems.load(name)
+    if not isinstance(found, NeuralTokenizer):
+        raise ConfigError(f"{name} is a {type(found).__name__}, not a tokenizer of files")
+    try:
+        found.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {device!r} can't be used: {str(error).splitlines()[0]}") from None
+    return found, str(Path(name).resolve()) if Path(name).is_dir() else name

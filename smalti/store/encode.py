@@ -1,0 +1,380 @@
+"""Bulk encoding: files into a token store, exactly once, whatever interrupts it.
+
+    plan ──missing shards──► each: worker processes decode files ──► the model encodes ──► one shard file, atomically
+                                    └ unreadable ones ──► errors, in the same file
+
+A kill at any moment leaves finished shards and a plan; the same command goes on from there. One writer at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+import smalti
+from smalti.errors import SmaltiError, StoreError
+from smalti.store.format import (
+    ERRORS,
+    FORMAT,
+    HEADER,
+    LOCK,
+    PLANS,
+    SHARDS,
+    columns_of,
+    file_hash,
+    read_store_header,
+    to_table,
+    write_atomic,
+    write_shard,
+)
+from smalti.store.media import Media, Sample, media
+from smalti.store.plan import Found, Input, Plans, Shard, find_inputs
+from smalti.tokenizer import NeuralTokenizer
+from smalti.tokens import Tokens
+
+HEADER_EVERY = 5.0  # seconds between refreshes of store.json; shard files are the truth in between
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything beside tokenizer and files that decides codes. A store keeps the one that it was begun with.
+
+    Args:
+        size: images only: shorter side and centre crop to this square, or None for whole pictures.
+        threads: of the model on a CPU; latents move in the last bit with it.
+        batch: samples of one extent per pass on a GPU (a CPU takes one at a time).
+        device: "cpu" or "cuda".
+        dtype: of the arithmetic.
+    """
+
+    size: int | None = None
+    threads: int = 1
+    batch: int = 1
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+@dataclass
+class Progress:
+    """How far a run is, for progress bars and summaries."""
+
+    planned: int = 0
+    encoded: int = 0
+    failed: int = 0
+    skipped: int = 0
+    already: int = 0
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+
+    @property
+    def model_share(self) -> float:
+        """Share of the run's time that the model worked; the rest waited for files or wrote shards."""
+        return self.model_seconds / self.seconds if self.seconds else 0.0
+
+
+class TaskFiles(Dataset[tuple[int, Sample | str]]):
+    """Decodes the files of a shard, in worker processes. What can't be decoded comes back as the reason."""
+
+    def __init__(self, inputs: Sequence[Input], files: str, size: int | None) -> None:
+        self.inputs, self.modality, self.size = inputs, files, size
+        self._media: Media | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[int, Sample | str]:
+        if self._media is None:
+            self._media = media(self.modality)
+        try:
+            return index, self._media.read(self.inputs[index].path, self.size)
+        except (SmaltiError, OSError, MemoryError) as error:
+            return index, describe(error)
+
+
+def describe(error: BaseException) -> str:
+    """One line that says what was wrong with an input."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def encode_paths(
+    paths: Sequence[str | Path],
+    store: str | Path,
+    tokenizer: NeuralTokenizer,
+    *,
+    reference: str,
+    recipe: Mapping[str, Any] | None = None,
+    workers: int = 0,
+    shard_size: int = 512,
+    recursive: bool = False,
+    glob: str | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Encodes files into a store, creating it or going on with it.
+
+    Args:
+        paths: files and folders.
+        store: the store's folder.
+        tokenizer: on its device.
+        reference: what `smalti.load` finds it by; decoding uses it.
+        recipe: fields of `Recipe` that are asked for; the others are the store's own, or the defaults of a new one.
+        workers: processes that decode files while the model runs (0: none).
+        shard_size: samples per shard file.
+        recursive: as in `find_inputs`.
+        glob: as in `find_inputs`.
+        report: called as work proceeds.
+
+    Returns:
+        What was done in this run.
+
+    Raises:
+        InputError: if paths do not exist, or two inputs have one id.
+        StoreError: if another process writes to the store, it was begun with another tokenizer or recipe, or the disk
+            is full; finished shards stay valid, and the same command goes on later.
+    """
+    folder = Path(store)
+    found = find_inputs(paths, media(tokenizer.modality).suffixes, recursive=recursive, glob=glob)
+    with writing(folder):
+        header = _open_store(folder, tokenizer, reference, recipe or {}, create=bool(found.inputs))
+        return Run(folder, header, tokenizer, workers, report or (lambda progress: None))(found, shard_size)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Holds the store for one writer. The lock falls with the process, however it ends.
+
+    Raises:
+        StoreError: if another process holds it, or the folder can't be made.
+    """
+    try:
+        for part in (SHARDS, PLANS):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        handle = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise StoreError(f"{folder} can't be written: {error.strerror or error}") from None
+    with handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by workers
+        except OSError:
+            handle.seek(0)
+            raise StoreError(
+                f"{folder} is being written by another process ({handle.read().strip() or 'unknown'})"
+            ) from None
+        handle.truncate(0)
+        handle.write(f"pid {os.getpid()} on {platform.node()}\n")
+        handle.flush()
+        for place in (folder, folder / SHARDS, folder / PLANS):
+            for leftover in place.glob(".*.tmp"):
+                leftover.unlink()
+        yield
+
+
+def _open_store(
+    folder: Path, tokenizer: NeuralTokenizer, reference: str, asked: Mapping[str, Any], *, create: bool
+) -> dict[str, Any]:
+    if (folder / HEADER).exists():
+        header = read_store_header(folder)
+        if header["codes_hash"] != tokenizer.codes_hash:
+            raise StoreError(
+                f"{folder} was begun with another tokenizer ({header['tokenizer']}): its codes would not match"
+            )
+        other = {name: value for name, value in asked.items() if header["recipe"].get(name) != value}
+        if other:
+            raise StoreError(f"{folder} was begun with {header['recipe']}: it can't go on with {other}")
+        return header
+    header = {
+        "format": FORMAT,
+        "smalti": smalti.__version__,
+        "tokenizer": reference,
+        "name": tokenizer.name,
+        "modality": tokenizer.modality,
+        "config": tokenizer.config.model_dump(mode="json"),
+        "codes_hash": tokenizer.codes_hash,
+        "recipe": asdict(Recipe(**{"threads": os.cpu_count() or 1, **asked})),
+        "torch": torch.__version__,
+        "columns": [],
+        "complete": False,
+        "samples": 0,
+        "failed": 0,
+        "shards": [],
+    }
+    if create:
+        write_header(folder, header)
+    return header
+
+
+class Run:
+    """One run over the missing shards of a store.
+
+    Args:
+        folder: of the store, held by `writing`.
+        header: store.json.
+        tokenizer: on its device.
+        workers: processes that decode files.
+        report: called as work proceeds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: dict[str, Any],
+        tokenizer: NeuralTokenizer,
+        workers: int,
+        report: Callable[[Progress], None],
+    ) -> None:
+        self.folder, self.header, self.tokenizer, self.workers = folder, header, tokenizer, workers
+        self.recipe = Recipe(**header["recipe"])
+        self.progress = Progress()
+        self._report, self._begun = report, time.monotonic()
+
+    def __call__(self, found: Found, shard_size: int) -> Progress:
+        plans = Plans(self.folder)
+        done = {each.id for shard in plans.done() for each in shard.inputs}
+        plans.extend(found.inputs, shard_size)
+        todo = plans.missing()
+        ids = {each.id for shard in todo for each in shard.inputs}
+        self.progress.planned, self.progress.skipped = len(ids), found.skipped
+        self.progress.already = sum(each.id in done and each.id not in ids for each in found.inputs)
+        self._tell()
+        refreshed = time.monotonic()
+        for shard in todo:
+            self.encode_shard(shard)
+            if time.monotonic() - refreshed > HEADER_EVERY:
+                self._refresh(plans)
+                refreshed = time.monotonic()
+        if plans.shards:
+            self._refresh(plans)
+        self._tell()
+        return self.progress
+
+    def encode_shard(self, shard: Shard) -> None:
+        """Encodes the inputs of one shard and writes its file. It needs nothing that other shards did."""
+        rows: dict[int, Tokens] = {}
+        errors: dict[int, str] = {}
+        torch.set_num_threads(self.recipe.threads)
+        for group in _groups(
+            decoded(shard.inputs, self.tokenizer.modality, self.recipe.size, self.workers), self.recipe
+        ):
+            started = time.monotonic()
+            results = self._encode([sample for _, sample in group])
+            self.progress.model_seconds += time.monotonic() - started
+            for (index, _), result in zip(group, results, strict=True):
+                if isinstance(result, Tokens):
+                    rows[index] = result
+                    self.progress.encoded += 1
+                else:
+                    errors[index] = result
+                    self.progress.failed += 1
+            self._tell()
+        columns = columns_of(rows[min(rows)].spec) if rows else []
+        table = to_table(
+            [shard.inputs[index].id for index in sorted(rows)], [rows[index] for index in sorted(rows)], columns
+        )
+        failures = [{"id": shard.inputs[index].id, "error": errors[index]} for index in sorted(errors)]
+        if rows and not self.header["columns"]:
+            # What the columns mean must be on disk before the first shard that has them.
+            self.header["columns"] = [column.to_json() for column in columns]
+            write_header(self.folder, self.header)
+        write_shard(self.folder / SHARDS / shard.file, table, columns, failures)
+
+    def _encode(self, samples: Sequence[Sample | str]) -> Sequence[Tokens | str]:
+        """Tokens of samples of one extent, or why each has none."""
+        good = [sample for sample in samples if isinstance(sample, Sample)]
+        if len(good) != len(samples):
+            return [sample for sample in samples if isinstance(sample, str)]  # failures come in groups of one
+        try:
+            batch = torch.stack([sample.tensor() for sample in good])
+            filler = batch[-1:].expand(self.recipe.batch - len(good), *batch.shape[1:])  # one batch shape, one kernel
+            tokens = self.tokenizer.encode(torch.cat([batch, filler]), **good[0].conditions).to("cpu")
+        except (SmaltiError, MemoryError, torch.OutOfMemoryError) as error:
+            return [describe(error)] * len(good)
+        return [tokens[index] for index in range(len(good))]
+
+    def _refresh(self, plans: Plans) -> None:
+        """Brings store.json and errors.jsonl up to date with the shard files."""
+        known = {entry["file"]: entry for entry in self.header["shards"]}
+        for shard in plans.done():
+            if shard.file not in known:
+                path = plans.path(shard)
+                known[shard.file] = {"file": shard.file, "samples": rows_of(path), "sha256": file_hash(path)}
+        failed = plans.failed()
+        self.header.update(
+            shards=[known[name] for name in sorted(known)],
+            samples=sum(entry["samples"] for entry in known.values()),
+            failed=len(failed),
+            complete=not plans.missing(),
+        )
+        lines = [json.dumps(failed[name], ensure_ascii=False) for name in sorted(failed)]
+        write_atomic(self.folder / ERRORS, "".join(f"{line}\n" for line in lines).encode())
+        write_header(self.folder, self.header)
+
+    def _tell(self) -> None:
+        self.progress.seconds = time.monotonic() - self._begun
+        self._report(self.progress)
+
+
+def decoded(
+    inputs: Sequence[Input], modality: str, size: int | None, workers: int
+) -> Iterator[tuple[int, Sample | str]]:
+    """Decoded files by number, in order. One that kills the process decoding it is reported like any bad file."""
+    files = TaskFiles(inputs, modality, size)
+    came = 0
+    try:
+        for item in _loader(files, range(len(files)), min(workers, len(files))):
+            yield item
+            came += 1
+        return
+    except RuntimeError as error:
+        if workers == 0 or "worker" not in str(error):
+            raise
+    for index in range(came, len(files)):
+        try:
+            yield from _loader(files, [index], 1)
+        except RuntimeError:
+            yield index, "the process that decoded this file died"
+
+
+def _loader(files: TaskFiles, order: Sequence[int], workers: int) -> DataLoader[tuple[int, Sample | str]]:
+    return DataLoader(files, batch_size=None, sampler=order, num_workers=workers, collate_fn=_unchanged)
+
+
+def _unchanged(item: Any) -> Any:
+    return item  # DataLoader's own conversion would turn arrays into shared-memory tensors
+
+
+def _groups(items: Iterator[tuple[int, Sample | str]], recipe: Recipe) -> Iterator[list[tuple[int, Sample | str]]]:
+    """Neighbours that can share a pass of the model: one extent, the same conditions, at most `batch` of them."""
+    group: list[tuple[int, Sample | str]] = []
+    for item in items:
+        if group and (len(group) == recipe.batch or not _alike(group[-1][1], item[1])):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def _alike(one: Sample | str, other: Sample | str) -> bool:
+    if isinstance(one, str) or isinstance(other, str):
+        return False
+    return one.data.shape == other.data.shape and one.conditions == other.conditions
+
+
+def rows_of(path: Path) -> int:
+    """Number of samples in a shard file."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def write_header(folder: Path, header: Mapping[str, Any]) -> None:
+    write_atomic(folder / HEADER, (json.dumps(header, indent=1, ensure_ascii=False) + "\n").encode())

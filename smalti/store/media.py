@@ -1,0 +1,94 @@
+"""Files of each modality as bulk encoding meets them: which suffixes count, how they are read and written.
+
+Suffixes decide only whether a file is considered; its content decides which decoder reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smalti.errors import UnavailableError
+
+Pixels = np.ndarray[tuple[int, ...], np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded file, as plain arrays that cross process borders cheaply.
+
+    Args:
+        data: uint8 pixels (3,H,W), float32 audio (C,T).
+        conditions: what encode takes beside it (sample_rate).
+    """
+
+    data: Pixels
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+    def tensor(self) -> Tensor:
+        """The public tensor: images in [0,1], audio in [-1,1]."""
+        tensor = torch.from_numpy(self.data)
+        return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor
+
+
+@dataclass(frozen=True)
+class Media:
+    """How files of one modality are read and written.
+
+    Args:
+        suffixes: lower case, with the dot.
+        read: (path, size) -> Sample; size is the side of a square crop, or None.
+        write: (path, decoded tensor, conditions): writes atomically.
+        formats: what decoded files may be, the default first.
+    """
+
+    suffixes: frozenset[str]
+    read: Callable[[Path, int | None], Sample]
+    write: Callable[[Path, Tensor, Mapping[str, Any]], None]
+    formats: tuple[str, ...]
+
+
+def media(modality: str) -> Media:
+    """The files of a modality.
+
+    Raises:
+        UnavailableError: if files of that modality can't be read yet.
+    """
+    if modality == "image":
+        return _image()
+    if modality == "audio":
+        return _audio()
+    raise UnavailableError(f"files of modality {modality!r} can't be encoded yet: image and audio can")
+
+
+def _image() -> Media:
+    from smalti.image.io import SUFFIXES, read_image, write_image
+    from smalti.image.resize import CentreCrop, ResizeShorter
+
+    def read(path: Path, size: int | None) -> Sample:
+        rules = () if size is None else (ResizeShorter(size=size), CentreCrop(size=size))
+        return Sample(read_image(path, rules, dtype=torch.uint8).numpy())
+
+    def write(path: Path, pixels: Tensor, conditions: Mapping[str, Any]) -> None:
+        write_image(path, pixels)
+
+    return Media(SUFFIXES, read, write, (".png", ".jpg", ".webp"))
+
+
+def _audio() -> Media:
+    from smalti.audio.io import SUFFIXES, read_audio, write_audio
+
+    def read(path: Path, size: int | None) -> Sample:
+        waveform, rate = read_audio(path)
+        return Sample(waveform.numpy(), {"sample_rate": rate})
+
+    def write(path: Path, waveform: Tensor, conditions: Mapping[str, Any]) -> None:
+        write_audio(path, waveform, int(conditions["sample_rate"]))
+
+    return Media(SUFFIXES, read, write, (".wav", ".flac"))
