@@ -16,6 +16,7 @@ import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,8 @@ def _template(template: str) -> re.Pattern[str]:
 def _translate(key: str, rules: Sequence[tuple[re.Pattern[str], str]]) -> str:
     for pattern, template in rules:
         if match := pattern.match(key):
-            return template.format(*match.groups()) + key[match.end() :]
+            pieces = zip_longest(template.split("{}"), match.groups(), fillvalue="")
+            return "".join(text + number for text, number in pieces) + key[match.end() :]
     return key
 
 

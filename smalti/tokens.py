@@ -325,7 +325,7 @@ class Tokens:
         parts = []
         for stream, firsts in zip(self.streams.values(), slot_offsets(self.spec, offset), strict=True):
             rows = stream.rows() + torch.tensor(firsts, device=stream.codes.device)
-            parts.append((rows if order == "position" else rows.transpose(1, 2)).reshape(len(self), -1))
+            parts.append((rows if order == "position" else rows.transpose(1, 2)).flatten(1))
         return torch.cat(parts, dim=1)
 
     def flat_mask(self, order: Order = "position") -> Tensor:
@@ -333,7 +333,7 @@ class Tokens:
         parts = []
         for stream in self.streams.values():
             valid = stream.valid()[..., None].expand(-1, -1, len(stream.vocab))
-            parts.append((valid if order == "position" else valid.transpose(1, 2)).reshape(len(self), -1))
+            parts.append((valid if order == "position" else valid.transpose(1, 2)).flatten(1))
         return torch.cat(parts, dim=1)
 
     @classmethod

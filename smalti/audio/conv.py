@@ -95,8 +95,8 @@ class Conv1d(nn.Module):
         if len(x) == 1:
             return out[None]
         # Rows that reach from one sequence into the next are computed too, and dropped here.
-        steps = x.shape[1] // self.stride
-        return F.pad(out, (0, 0, 0, len(rows) - length)).view(len(x), steps, -1)[:, : steps - (taps - 1) * self.dilation]
+        whole = F.pad(out, (0, 0, 0, len(rows) - length)).view(len(x), -1, self.out_channels)
+        return whole[:, : whole.shape[1] - (taps - 1) * self.dilation]
 
 
 def pad(x: Tensor, left: int, right: int, mode: PadMode) -> Tensor:

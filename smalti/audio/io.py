@@ -3,15 +3,8 @@
     file ──content decides the decoder──► container checked ──► decoded in blocks ──► (C,T) float32 and its rate
     file ◄──written whole, then renamed── WAV, FLAC, Ogg Vorbis, MP3 ◄─────────────── (C,T)
 
-libsndfile reads a truncated WAV or a damaged Ogg without a word, as a shorter sound. So containers are checked first,
-as far as each of them allows:
-
-    WAV    the size of the data chunk against the file's; there is no checksum, so a changed sample goes unseen
-    FLAC   every frame has a checksum, and the header counts the samples
-    Ogg    the checksum of every page, one stream only, and a last page that says it is the last
-    MP3    the count of the Xing header, where there is one; without it a truncated file is a shorter sound
-
-Floating samples outside [-1,1] are kept as they are; NaN and infinity are refused.
+The container is checked first (`container.py`), because libsndfile reads damaged files as shorter sounds. Floating
+samples outside [-1,1] are kept as they are; NaN and infinity are refused.
 """
 
 from __future__ import annotations
@@ -19,8 +12,6 @@ from __future__ import annotations
 import io
 import os
 import secrets
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,15 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smalti.audio.container import check_container
 from smalti.errors import InputError, require
 
-Container = Literal["WAV", "FLAC", "OGG", "MP3"]
 Format = Literal["wav", "flac", "ogg", "mp3"]
 Bits = Literal[16, 24, 32]
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
 SUFFIXES = frozenset({".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"})
-MAX_SAMPLES = 2**30  # over all channels: 4 GiB of float32, six hours of 48 kHz mono. A claim above it is refused unread.
+MAX_SAMPLES = 2**30  # over all channels: 4 GiB of float32, six hours of 48 kHz mono
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz; what lies outside is a damaged header, not sound
 RESAMPLER = "HQ"  # soxr's quality: 20 bits, the pass band to 0.913 of the lower Nyquist frequency
 
@@ -53,7 +44,6 @@ _SUBTYPES: dict[tuple[Format, Bits], str] = {
     ("flac", 24): "PCM_24",
 }
 _UNCOUNTED = 2**63 - 1  # what libsndfile gives for a FLAC whose header leaves the count open
-_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def read_audio(source: Source, *, max_samples: int = MAX_SAMPLES) -> tuple[Tensor, int]:
@@ -71,10 +61,10 @@ def read_audio(source: Source, *, max_samples: int = MAX_SAMPLES) -> tuple[Tenso
     """
     soundfile = require("soundfile", "audio")
     with _opened(source) as (file, what):
-        container = _check_container(file, what)
+        container, counted = check_container(file, what)
         try:
             with soundfile.SoundFile(file) as sound:
-                return _decode(sound, container, what, max_samples), int(sound.samplerate)
+                return _decode(sound, counted, what, max_samples), int(sound.samplerate)
         except soundfile.SoundFileError as error:
             reason = getattr(error, "error_string", "") or "its data are damaged"
             raise InputError(f"{what} can't be read as {container}: {reason}") from None
@@ -215,90 +205,14 @@ def _opened(source: Source) -> Iterator[tuple[BinaryIO, str]]:
         yield source, "the audio"
 
 
-def _check_container(file: BinaryIO, what: str) -> Container:
-    """What the file is by its content, after the checks that its container allows; the file is then at its start."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    head = file.read(12)
-    start = 0
-    if head[:3] == b"ID3" and len(head) >= 10:  # a tag that any format may begin with; its size is in 7-bit bytes
-        start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
-        file.seek(start)
-        head = file.read(12)
-    file.seek(start)
-    container: Container
-    if size == 0:
-        raise InputError(f"{what} is empty")
-    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
-        container = "WAV"
-        _check_wav(file, size, what)
-    elif head[:4] == b"fLaC":
-        container = "FLAC"
-    elif head[:4] == b"OggS":
-        container = "OGG"
-        _check_ogg(file, what)
-    elif len(head) >= 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06:
-        container = "MP3"
-    else:
-        raise InputError(f"{what} is not WAV, FLAC, Ogg or MP3: it begins with {head[:8]!r}")
-    file.seek(0)
-    return container
-
-
-def _check_wav(file: BinaryIO, size: int, what: str) -> None:
-    """Refuses a data chunk that is longer than the file."""
-    wide = None
-    file.seek(12, os.SEEK_CUR)
-    while len(header := file.read(8)) == 8:
-        name, length = header[:4], struct.unpack("<I", header[4:])[0]
-        if name == b"ds64" and length >= 16:  # RF64 keeps sizes over 4 GB here
-            wide = struct.unpack("<QQ", file.read(16))[1]
-            length -= 16
-        elif name == b"data":
-            promised = wide if wide is not None and length == 0xFFFFFFFF else length
-            present = size - file.tell()
-            if promised > present:
-                raise InputError(f"{what} is truncated: it promises {promised} bytes of sound and has {present}")
-            return
-        file.seek(length + length % 2, os.SEEK_CUR)
-    raise InputError(f"{what} is truncated: it has no data chunk")
-
-
-def _check_ogg(file: BinaryIO, what: str) -> None:
-    """Refuses a page with a wrong checksum, more than one stream, and a last page that does not say it is the last."""
-    serials = set()
-    last = False
-    while (page := file.read(27))[:4] == b"OggS":
-        lacing = file.read(page[26]) if len(page) == 27 else b""
-        body = file.read(sum(lacing))
-        if len(page) < 27 or len(lacing) < page[26] or len(body) < sum(lacing):
-            raise InputError(f"{what} is truncated: its last page is not whole")
-        blank = page[:22] + bytes(4) + page[26:]
-        if _ogg_checksum(blank + lacing + body) != struct.unpack("<I", page[22:26])[0]:
-            raise InputError(f"{what} is damaged: a page does not have its checksum")
-        serials.add(page[14:18])
-        last = bool(page[5] & 4)
-    if len(serials) > 1:
-        raise InputError(f"{what} holds {len(serials)} streams: give them one by one")
-    if not last:
-        raise InputError(f"{what} is truncated or damaged: its stream has no last page")
-
-
-def _ogg_checksum(data: bytes) -> int:
-    """CRC-32 of the same polynomial as zlib's, but most significant bit first, from 0 and not inverted."""
-    mirrored = zlib.crc32(data.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{mirrored:032b}"[::-1], 2)
-
-
-def _decode(sound: Any, container: Container, what: str, max_samples: int) -> Tensor:
-    """All frames of an open `soundfile.SoundFile`: (channels, time)."""
+def _decode(sound: Any, counted: bool, what: str, max_samples: int) -> Tensor:
+    """All frames of an open `soundfile.SoundFile`: (channels, time); as many as it claims where that is a count."""
     claimed, channels = int(sound.frames), int(sound.channels)
     _check_rate(sound.samplerate, what)
     if claimed == _UNCOUNTED:
         raise InputError(f"{what} does not say how many samples it has, so nothing tells whether it is whole")
     if claimed * channels > max_samples:
         raise InputError(f"{what} claims {claimed} x {channels} samples, more than the {max_samples} that are read")
-    counted = container != "MP3" or _has_frame_count(sound.name)
     blocks, decoded = [], 0
     while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
         decoded += len(block)
@@ -314,22 +228,13 @@ def _decode(sound: Any, container: Container, what: str, max_samples: int) -> Te
     return torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1))
 
 
-def _has_frame_count(file: BinaryIO) -> bool:
-    """Whether the first MP3 frame is a Xing header; without one libsndfile only estimates the number of samples."""
-    place = file.tell()
-    file.seek(0)
-    head = file.read(2**16)
-    file.seek(place)
-    return b"Xing" in head or b"Info" in head
-
-
 def _check_rate(rate: int, what: str) -> None:
     if not MIN_RATE <= rate <= MAX_RATE:
         raise InputError(f"{what}: a sample rate of {rate} Hz is not one of sound ({MIN_RATE} to {MAX_RATE})")
 
 
 def _to_steps(frames: Tensor, bits: Bits, cut: bool) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
-    """Samples as libsndfile stores them without another rounding: int16, int32 whose upper 24 bits count, or float32."""
+    """Samples as libsndfile stores them without rounding again: int16, the upper 24 bits of int32, or float32."""
     if bits == 32:
         return (frames.clamp(-1, 1) if cut else frames).numpy()
     full = 2 ** (bits - 1)

@@ -1,7 +1,7 @@
-"""SEANet: the convolutional and recurrent encoder of EnCodec, which most neural audio codecs build on. A base, not a system.
+"""SEANet: the convolutional and recurrent encoder of EnCodec, which most neural audio codecs build on.
 
-Sources: "SEANet: A Multi-modal Speech Enhancement Network" (2020) and "High Fidelity Neural Audio Compression" (2022),
-facebookresearch/encodec; the same network is in WavTokenizer, SimVQ, SpeechTokenizer, DM-Codec and Mimi.
+A base, not a system. Sources: "SEANet: A Multi-modal Speech Enhancement Network" (2020) and "High Fidelity Neural Audio
+Compression" (2022), facebookresearch/encodec; the network is also in WavTokenizer, SimVQ, SpeechTokenizer, DM-Codec, Mimi.
 
     (B,T,1) ──► conv_in ──► level 0 ──► ... ──► level n-1 ──► LSTM + skip ──► ELU, conv_out ──► (B,L,D)
 
@@ -97,39 +97,53 @@ class SEANetEncoder(nn.Module):
         def build(self) -> SEANetEncoder:
             return SEANetEncoder(self)
 
-        def official_names(self) -> dict[str, str]:
-            """Names of EnCodec's numbered layers (activations count) -> names of our modules."""
-            names, index = {"0": "conv_in"}, 1
+        def official_names(self, official: str, conv: str, own: str) -> dict[str, str]:
+            """Names of EnCodec's numbered layers (activations count too) -> names of our modules.
+
+            Args:
+                official: what stands before the number of a layer, such as "encoder.model.".
+                conv: what stands between a layer's name and its convolution's tensors, such as ".conv.conv".
+                own: what stands before our names.
+            """
+            names, index = {f"0{conv}": "conv_in"}, 1
             for level in range(len(self.ratios)):
                 for block in range(self.residual_layers):
-                    names |= {
-                        f"{index}.block.1": f"levels.{level}.blocks.{block}.conv1",
-                        f"{index}.block.3": f"levels.{level}.blocks.{block}.conv2",
-                        f"{index}.shortcut": f"levels.{level}.blocks.{block}.shortcut",
-                    }
+                    place = f"levels.{level}.blocks.{block}"
+                    names[f"{index}.block.1{conv}"] = f"{place}.conv1"
+                    names[f"{index}.block.3{conv}"] = f"{place}.conv2"
+                    names[f"{index}.shortcut{conv}"] = f"{place}.shortcut"
                     index += 1
-                names[f"{index + 1}"] = f"levels.{level}.down"
+                names[f"{index + 1}{conv}"] = f"levels.{level}.down"
                 index += 2
             if self.lstm_layers:
                 names[f"{index}.lstm"] = "recurrent.lstm"
                 index += 1
-            return names | {f"{index + 1}": "conv_out"}
+            names[f"{index + 1}{conv}"] = "conv_out"
+            return {f"{official}{layer}.": f"{own}{module}." for layer, module in names.items()}
 
         @classmethod
-        def of_official(cls, state: Mapping[str, Tensor], **choices: object) -> Self:
+        def of_official(cls, state: Mapping[str, Tensor], official: str, conv: str, **choices: object) -> Self:
             """Reads the sizes off EnCodec's numbered layers.
 
             Args:
-                state: folded tensors under names like "0.weight", "1.block.1.weight", "13.lstm.weight_hh_l0".
+                state: folded tensors; others may be among them.
+                official, conv: as in `official_names`.
                 choices: what tensors can't tell: causal, pad_mode, dilation_base.
 
             Raises:
                 CheckpointError: if these are not the layers of such an encoder.
             """
+            layers = {
+                key.removeprefix(official).replace(f"{conv}.", "."): value
+                for key, value in state.items()
+                if key.startswith(official)
+            }
             try:
-                return cls(**_sizes(state), **choices)
+                return cls(**_sizes(layers), **choices)
             except (KeyError, ValueError, IndexError, StopIteration) as error:
-                raise CheckpointError(f"the encoder's tensors are not those of a SEANet encoder: {error}") from None
+                raise CheckpointError(
+                    f"the tensors {official}* are not those of a SEANet encoder: {error or type(error).__name__}"
+                ) from None
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -264,7 +278,9 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, object]:
         sizes["residual_kernel"] = weights[f"{blocks[0]}.block.1"].shape[2]
         # Widths that compress does not divide are rounded down, so only a look at all levels tells it.
         sizes["compress"] = next(
-            factor for factor in range(1, first.shape[0] + 1) if all(width // factor == inner for inner, width in narrowed)
+            factor
+            for factor in range(1, first.shape[0] + 1)
+            if all(width // factor == inner for inner, width in narrowed)
         )
         sizes["true_skip"] = f"{blocks[0]}.shortcut" not in weights
     return sizes

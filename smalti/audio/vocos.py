@@ -1,7 +1,7 @@
 """Vocos: a decoder that never up-samples; it predicts a spectrum per latent and leaves the rest to the inverse STFT.
 
-A base, not a system. Sources: "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders" (2023); with
-the attention stack (`pos_net`) and the adaptive norms of "WavTokenizer" (2024), jishengpeng/WavTokenizer.
+A base, not a system. Sources: "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders" (2023), with
+the attention stack (`pos_net`) of "WavTokenizer" (2024), jishengpeng/WavTokenizer.
 
     (B,L,C) ──► embed ──► pos_net ──► norm ──► ConvNeXt blocks ──► norm ──► (B,L,dim)                     VocosBackbone
     (B,L,dim) ──► linear ──► magnitude, phase ──► irfft ──► window, overlap-add ──► (B,L·hop)             ISTFTHead

@@ -36,7 +36,7 @@ def command(
     """Encode files into a token store.
 
     Exactly once: a run that was interrupted goes on when the same command is given again, and new or failed files of a
-    later run go into new shards. Exit code 1 means that some files failed; errors.jsonl in the store says which and why.
+    later run go into new shards. Exit code 1 means that some files failed; errors.jsonl says which and why.
     """
     from smalti.cli.tokenizers import open_tokenizer
     from smalti.store import encode_paths
@@ -45,7 +45,8 @@ def command(
     model, reference = open_tokenizer(tokenizer, device or "cpu")
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f}/s"), TimeRemainingColumn(), TextColumn("model {task.fields[share]:.0%} of time"),
+        TextColumn("{task.fields[rate]:.1f}/s"), TimeRemainingColumn(),
+        TextColumn("model {task.fields[share]:.0%} of time"),
     )  # fmt: skip
     with Progress(*columns, console=console(), transient=True, disable=as_json) as bar:
         task = bar.add_task("encoding", total=None, rate=0.0, share=0.0)

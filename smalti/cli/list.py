@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from smalti import systems
@@ -38,6 +39,6 @@ def command(
             ", ".join(record.modality),
             f"[{colour}]{record.status}[/]",
             str(record.year),
-            record.summary,
+            escape(record.summary),
         )
     console().print(table if records else "no system matches")

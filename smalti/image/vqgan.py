@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import pairwise
+from statistics import mode
 from typing import Any, ClassVar, Self
 
 import torch
@@ -72,24 +73,20 @@ class QuantizedAutoencoder(ImageTokenizer):
         return self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2)))
 
 
-class NetworkConfig(smalti.config.Config):
-    """Sizes of one half of the autoencoder.
+class LevelsConfig(smalti.config.Config):
+    """Sizes of one half of a convolutional autoencoder.
 
     Args:
         image_channels: channels of the image.
-        widths: channels of each level, full resolution first.
+        widths: channels of each level, full resolution first; every level has half the resolution of the one before.
         blocks: residual blocks per level.
-        attention_levels: levels with attention after every residual block.
         latent_channels: channels of the latent.
-        dropout: probability inside residual blocks, in training.
     """
 
     image_channels: int = Field(3, ge=1)
     widths: tuple[int, ...] = Field((128, 128, 256, 256, 512), min_length=1)
     blocks: int = Field(2, ge=1)
-    attention_levels: tuple[int, ...] = (4,)
     latent_channels: int = Field(256, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
 
     @property
     def factor(self) -> int:
@@ -97,9 +94,25 @@ class NetworkConfig(smalti.config.Config):
         return 2 ** (len(self.widths) - 1)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_widths(self) -> Self:
         if any(width < 1 or width % GROUPS for width in self.widths):
             raise ValueError(f"widths {self.widths} must be multiples of {GROUPS}, the groups of the normalisation")
+        return self
+
+
+class NetworkConfig(LevelsConfig):
+    """Sizes of one half of this autoencoder; see `LevelsConfig`.
+
+    Args:
+        attention_levels: levels with attention after every residual block.
+        dropout: probability inside residual blocks, in training.
+    """
+
+    attention_levels: tuple[int, ...] = (4,)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check_attention(self) -> Self:
         if not set(self.attention_levels) <= set(range(len(self.widths))):
             raise ValueError(f"attention_levels {self.attention_levels} must be among 0..{len(self.widths) - 1}")
         return self
@@ -308,7 +321,8 @@ def read_encoder(state: Mapping[str, Tensor]) -> Encoder.Config:
         image_channels=stem.shape[1],
         stem=stem.shape[0],
         latent_channels=take(state, "encoder.conv_out.weight").shape[0],
-        **_read_levels(state, "encoder.down"),
+        attention_levels=_read_attention(state, "encoder.down"),
+        **read_levels(state, "encoder.down"),
     )
 
 
@@ -317,17 +331,31 @@ def read_decoder(state: Mapping[str, Tensor]) -> Decoder.Config:
     return Decoder.Config(
         image_channels=take(state, "decoder.conv_out.weight").shape[0],
         latent_channels=take(state, "decoder.conv_in.weight").shape[1],
-        **_read_levels(state, "decoder.up"),
+        attention_levels=_read_attention(state, "decoder.up"),
+        **read_levels(state, "decoder.up"),
     )
 
 
-def _read_levels(state: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    found = [match for key in state if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.(block|attn)\.(\d+)\.", key))]
-    if not found:
-        raise CheckpointError(f"the checkpoint has no keys {prefix}.LEVEL.block.NUMBER...: not a VQGAN network")
-    levels = 1 + max(int(match[1]) for match in found)
+def read_levels(state: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """`widths` and `blocks` of a half whose residual blocks are called `PREFIX.LEVEL.block.NUMBER.{conv1,norm2,conv2}`.
+
+    Raises:
+        CheckpointError: if there are no levels, or one is missing.
+    """
+    pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.block\.(\d+)\.(conv1|norm2|conv2)\.")
+    found = [(int(match[1]), int(match[2]), state[key]) for key in state if (match := pattern.match(key))]
+    widths: dict[int, list[int]] = {}
+    for level, _, tensor in found:
+        widths.setdefault(level, []).append(len(tensor))
+    if not widths or sorted(widths) != list(range(len(widths))):
+        raise CheckpointError(f"the checkpoint has levels {sorted(widths)} of {prefix}.LEVEL.block: some are missing")
     return {
-        "widths": tuple(take(state, f"{prefix}.{level}.block.0.conv1.weight").shape[0] for level in range(levels)),
-        "blocks": 1 + max(int(match[3]) for match in found if match[2] == "block"),
-        "attention_levels": tuple(sorted({int(match[1]) for match in found if match[2] == "attn"})),
+        # Many tensors say a level's width, so that a wrong one among them is the one that gets named.
+        "widths": tuple(mode(widths[level]) for level in sorted(widths)),
+        "blocks": 1 + max(number for _, number, _ in found),
     }
+
+
+def _read_attention(state: Mapping[str, Tensor], prefix: str) -> tuple[int, ...]:
+    pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.attn\.")
+    return tuple(sorted({int(match[1]) for key in state if (match := pattern.match(key))}))

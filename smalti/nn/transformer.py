@@ -94,7 +94,8 @@ class Transformer(nn.Module):
             kv_heads: heads of keys and values, shared by groups of query heads; all by default.
             hidden: width inside the MLP.
             context: longest sequence, prefix included.
-            norm: "layer" (with bias) or "rms", before each half of a block and at the end; eps 1e-5.
+            norm: "layer" (with bias) or "rms", before each half of a block and at the end.
+            norm_eps: added to its variance.
             mlp: "gelu" (exact) or "swiglu".
             bias: whether linear maps have one.
             positions: learned or rotary.
@@ -109,6 +110,7 @@ class Transformer(nn.Module):
         hidden: int = Field(4096, ge=1)
         context: int = Field(256, ge=1)
         norm: Norm = "layer"
+        norm_eps: float = Field(1e-5, gt=0)
         mlp: MlpType = "gelu"
         bias: bool = True
         positions: Positions = LearnedPositions()
@@ -278,7 +280,8 @@ class SwiGlu(nn.Module):
 
 def make_norm(config: Transformer.Config) -> nn.Module:
     """The norm of a configuration; its statistics are float32 whatever the type of x."""
-    return nn.RMSNorm(config.width, eps=1e-5) if config.norm == "rms" else nn.LayerNorm(config.width, eps=1e-5)
+    kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
+    return kind(config.width, eps=config.norm_eps)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti.errors import InputError
 from smalti.quantize.base import Alphabet, Noise
 
 
@@ -84,4 +85,7 @@ class Sampled(Assign):
         return Assigned(codes, (hard + soft - soft.detach()) @ alphabet.codebooks()[0], logits)
 
     def decide(self, x: Tensor, alphabet: Alphabet) -> Tensor:
-        return self.logits(x).argmax(1, keepdim=True)
+        logits = self.logits(x)
+        if not bool(torch.isfinite(logits).all()):
+            raise InputError("latents hold NaN or infinity")
+        return logits.argmax(1, keepdim=True)

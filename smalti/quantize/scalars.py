@@ -88,10 +88,14 @@ class Scalars(Alphabet):
         if not bool(torch.isfinite(x).all()):
             raise InputError("latents hold NaN or infinity")
         grouped = x.double().unflatten(-1, (self.groups, len(self.levels)))
-        half = self._count // 2
-        place = grouped * half + half if self.grid == "fsq" else (grouped / self.scale + 1) * (self._count - 1) / 2
-        digits = (place - 0.5).ceil().clamp(min=0).minimum(self._count - 1).long()
-        return self.codes(digits)
+        # Each level begins above the midpoint to the one below. Adding what is zero for two levels last keeps the sign
+        # of the smallest number.
+        if self.grid == "fsq":
+            half = self._count // 2
+            digits = (grouped * half + (half - 0.5)).ceil()
+        else:
+            digits = (grouped * (self._count - 1) / (2 * self.scale) + (self._count / 2 - 1)).ceil()
+        return self.codes(digits.clamp(min=0).minimum(self._count - 1).long())
 
     def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Costs add up over dimensions, so keeping the k cheapest prefixes at every dimension loses nothing."""

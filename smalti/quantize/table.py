@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from smalti.errors import ConfigError
 from smalti.quantize.base import Alphabet, Noise, count_codes
 from smalti.quantize.distributed import from_first_rank, gather_rows, random_rows, sum_over_ranks
-from smalti.quantize.kmeans import kmeans
-from smalti.quantize.nearest import nearest, nearest_k
+from smalti.quantize.clustering import kmeans
+from smalti.quantize.neighbours import nearest, nearest_k
 
 Init = Callable[[Tensor], object]
 Space = Literal["euclidean", "unit"]
@@ -224,7 +224,7 @@ class Table(Alphabet):
     @torch.no_grad()
     def start(self, x: Tensor, noise: Noise) -> None:
         # The flag is read from the device once only: asking it in every step would make the step wait.
-        if self._has_started or self.learn is None or not self.learn.kmeans_iterations:
+        if self.learn is None or not self.learn.kmeans_iterations or self._has_started:
             return
         self._has_started = bool(self.started)
         everything = gather_rows(x)
@@ -263,7 +263,7 @@ class Table(Alphabet):
     def update(self) -> None:
         """Applies the statistics of all `forward` calls since the last update, over all ranks."""
         if not self.counting or self._batch is None:
-            return
+            return  # nothing to learn from
         decay = self.learn.decay if self.learn is not None else EMA().decay
         counts, sums = sum_over_ranks(self._pending_count), sum_over_ranks(self._pending_sum)
         self.ema_count.mul_(decay).add_(counts, alpha=1 - decay)

@@ -10,6 +10,7 @@ Nothing here imports torch, and a system's module is imported only when `create`
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -154,19 +155,21 @@ def load(name_or_folder: str | Path, *, checkpoint: str | Path | None = None) ->
 
 
 def load_official(name: str, path: str | Path) -> Any:
-    """Reads an officially published checkpoint file into a system.
+    """Reads an officially published checkpoint into a system; the log says which copy of the weights was taken.
 
     Args:
         name: of a record.
-        path: the file, safetensors or a pickle that can be read without running anything.
+        path: a safetensors file, a pickle that can be read without running anything, or a folder that holds one.
 
     Raises:
         CheckpointError: if it can't be read safely, or its keys and shapes do not fit.
     """
     from smalti.checkpoint import read_official
 
+    entry = entry_class(find(name))
     official = read_official(path)
-    return entry_class(find(name)).from_official(None, official.state)
+    logging.getLogger("smalti").info("%s: %s", name, official.source)
+    return entry.from_official(official.config, official.state)
 
 
 def entry_class(record: Record) -> Any:
@@ -198,14 +201,11 @@ def _is_name(name_or_folder: str | Path) -> bool:
 def _load_folder(folder: Path) -> Any:
     from smalti.folder import read_header
 
-    name = str(read_header(folder)["name"])
-    try:
-        record = find(name)
-    except InputError:
-        raise CheckpointError(
-            f"{folder} holds a {name!r}, which this Smalti does not know: load it by its class"
-        ) from None
-    return entry_class(record).load(folder)
+    name = read_header(folder)["name"]
+    for record in RECORDS:
+        if name == (record.saved_as or record.name):
+            return entry_class(record).load(folder)
+    raise CheckpointError(f"{folder} holds a {name!r}, which this Smalti does not know: load it by its own class")
 
 
 def _load_shipped(record: Record) -> Any:

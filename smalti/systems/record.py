@@ -78,6 +78,7 @@ class Record:
         summary: what it is, in a sentence.
         entry: "module:Class", imported when it is asked for.
         ships: whether a small trained one lies inside the package (smalti/weights/NAME).
+        saved_as: the entry's own name in saved folders, where several records share one class.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Record:
     status: Status = "planned"
     entry: str | None = None
     ships: bool = False
+    saved_as: str | None = None
 
     @property
     def system(self) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from smalti.checkpoint import drop, prefer_averaged, rename, take
 from smalti.errors import CheckpointError, ConfigError
-from smalti.image.taming.codebook import EMACodebook, GradientCodebook, GumbelCodebook, Remap, Unknown
+from smalti.image.taming.codebook import EMACodebook, GradientCodebook, GumbelCodebook, Remap
 from smalti.image.vqgan import Decoder, Encoder, read_decoder, read_encoder
 
 # Losses (perceptual networks, discriminators), and the random projection that shows segmentation maps in colour.
@@ -128,8 +128,8 @@ def read_remap(params: Mapping[str, Any], state: Mapping[str, Tensor]) -> Remap 
     """The renumbering, where the state holds the codes in use."""
     if "quantize.used" not in state:
         return None
-    unknown: Unknown = params.get("unknown_index", "random")
-    # Published: a random one, which would give a sample other codes every time.
+    unknown = params.get("unknown_index", "random")
+    # A random one, as published by default, would give a sample other codes every time.
     return Remap(used=len(state["quantize.used"]), unknown="nearest" if unknown == "random" else unknown)
 
 

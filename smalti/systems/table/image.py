@@ -34,6 +34,7 @@ RECORDS: tuple[Record, ...] = (
         status="works",
         entry="smalti.image.photo:PhotoTokenizer",
         ships=True,
+        saved_as="smalti-photo",
         summary="A small image tokenizer, downsampling 8, whose weights ship with the package.",
     ),
     Record(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from smalti.errors import InputError
 from smalti.quantize.distributed import random_rows
-from smalti.quantize.nearest import nearest
+from smalti.quantize.neighbours import nearest
 
 
 def kmeans(

@@ -1,0 +1,64 @@
+"""Two gloo ranks: codebooks stay bit-equal, and learn what one process learns from the whole batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from smalti.quantize import Dropout, Residual, create
+
+STEPS = 60
+
+
+def train(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    one = create("ema", dim=4, codes=32, decay=0.9, kmeans_iterations=5, expire=1.0)
+    levels = [create("ema", dim=4, codes=16, decay=0.9, kmeans_iterations=5, expire=1.0) for _ in range(3)]
+    rvq = Residual(levels, dropout=Dropout())
+    torch.manual_seed(100 + rank)  # every rank draws its own data and its own random numbers
+    for step in range(STEPS):
+        z = torch.randn(2, 30 + 5 * rank + step % 3, 4)
+        one(z)
+        rvq(z)
+        one.update()
+        rvq.update()
+    torch.save([one.state_dict(), rvq.state_dict()], f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_tables_are_bit_equal_on_all_ranks(tmp_path: Path) -> None:
+    mp.spawn(train, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    for one, other in zip(first, second, strict=True):
+        for key, value in one.items():
+            assert torch.equal(value, other[key]), key
+
+
+def average(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    vq = create("ema", dim=3, codes=8, kmeans_iterations=0, expire=0)
+    z = torch.randn(4, 20, 3)
+    out = vq(z[2 * rank : 2 * rank + 2])
+    vq.update()
+    if rank == 0:
+        torch.save([vq.state_dict(), out.terms["perplexity"]], f"{folder}/ranks.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_learn_what_one_learns_from_both_batches(tmp_path: Path) -> None:
+    mp.spawn(average, args=(str(tmp_path),), nprocs=2)
+    state, perplexity = torch.load(tmp_path / "ranks.pt", weights_only=True)
+    torch.manual_seed(0)
+    vq = create("ema", dim=3, codes=8, kmeans_iterations=0, expire=0)
+    out = vq(torch.randn(4, 20, 3))
+    vq.update()
+    for key, value in vq.state_dict().items():
+        assert torch.allclose(value, state[key], atol=1e-6), key
+    assert torch.allclose(out.terms["perplexity"], perplexity)
