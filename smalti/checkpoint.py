@@ -154,12 +154,12 @@ class KeyTable:
 
     Args:
         templates: official -> own. A template is the beginning of a key, `{}` in it any number; the numbers keep their
-            order. The first template that fits is used; a key that none fits keeps its name.
+            order. The longest template that fits is used; a key that none fits keeps its name.
     """
 
     def __init__(self, templates: Mapping[str, str]) -> None:
-        self._to_own = [(_template(official), own) for official, own in templates.items()]
-        self._to_official = [(_template(own), official) for official, own in templates.items()]
+        self._to_own = _rules(templates.items())
+        self._to_official = _rules((own, official) for official, own in templates.items())
 
     def own(self, key: str) -> str:
         return _translate(key, self._to_own)
@@ -185,8 +185,9 @@ class KeyTable:
         return {key: self.official(key) for key in own_keys}
 
 
-def _template(template: str) -> re.Pattern[str]:
-    return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
+def _rules(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
+    ordered = sorted(pairs, key=lambda pair: len(pair[0]), reverse=True)
+    return [(re.compile(re.escape(old).replace(r"\{\}", r"(\d+)")), new) for old, new in ordered]
 
 
 def _translate(key: str, rules: Sequence[tuple[re.Pattern[str], str]]) -> str:

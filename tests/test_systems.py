@@ -208,6 +208,8 @@ def test_load_reads_a_local_official_file_and_the_configuration_beside_it(fake: 
     assert load("fake", checkpoint=fake / "official.safetensors").made_of == (None, ["weight"])
     (fake / "config.json").write_text('{"hidden": 2}')
     assert load("fake", checkpoint=str(fake / "official.safetensors")).made_of == ({"hidden": 2}, ["weight"])
+    given = systems.load_official("fake", fake / "official.safetensors", {"hidden": 7})
+    assert given.made_of == ({"hidden": 7}, ["weight"])
 
 
 def test_load_without_a_network_says_how_to_do_it_by_hand(fake: Path) -> None:
@@ -263,6 +265,8 @@ def test_load_dispatches_a_folder_by_its_header(fake: Path) -> None:
 def test_what_is_neither_a_name_nor_a_folder_is_refused(fake: Path) -> None:
     with pytest.raises(InputError, match=r"no system is called 'nothing here'.*nor is there such a folder"):
         load("nothing here")
+    with pytest.raises(InputError, match="no system"):
+        load("n" * 5000)
     save_file({"weight": torch.zeros(2)}, fake / "official.safetensors")
     with pytest.raises(InputError, match="needs its system's name"):
         load(fake / "official.safetensors")

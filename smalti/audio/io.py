@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -63,7 +64,7 @@ def read_audio(source: Source, *, max_samples: int = MAX_SAMPLES) -> tuple[Tenso
     with _opened(source) as (file, what):
         container, counted = check_container(file, what)
         try:
-            with soundfile.SoundFile(file) as sound:
+            with soundfile.SoundFile(_nameless(file)) as sound:
                 return _decode(sound, counted, what, max_samples), int(sound.samplerate)
         except soundfile.SoundFileError as error:
             reason = getattr(error, "error_string", "") or "its data are damaged"
@@ -203,6 +204,12 @@ def _opened(source: Source) -> Iterator[tuple[BinaryIO, str]]:
             yield file, what
     else:
         yield source, "the audio"
+
+
+def _nameless(file: BinaryIO) -> SimpleNamespace:
+    """The file without its name, whose suffix would otherwise choose the decoder."""
+    methods = ("read", "readinto", "seek", "tell")
+    return SimpleNamespace(**{name: getattr(file, name) for name in methods if hasattr(file, name)})
 
 
 def _decode(sound: Any, counted: bool, what: str, max_samples: int) -> Tensor:

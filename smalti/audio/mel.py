@@ -2,8 +2,8 @@
 
     (..., T) ──STFT, centred, reflected──► magnitudes (..., frames, bins) ──triangles──► mels (..., frames, mels)
 
-The two mel scales in use are those of HTK (2595 log10(1 + f/700)) and of Slaney's Auditory Toolbox (linear to 1 kHz, then
-logarithmic; librosa's default).
+The two mel scales in use are those of HTK (2595 log10(1 + f/700)) and of Slaney's Auditory Toolbox (linear to 1 kHz,
+then logarithmic; librosa's default).
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def mel_to_hz(mels: Tensor, scale: Scale) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _filters(rate: int, n_fft: int, mels: int, scale: Scale, equal_area: bool) -> Tensor:
-    """Triangles whose corners are evenly spaced in mels: each rises from one corner to the next, and falls to the third."""
+    """Triangles with evenly spaced corners in mels: each rises from one to the next, and falls to the one after."""
     if scale not in ("htk", "slaney") or min(rate, n_fft, mels) < 1:
         raise ConfigError(f"no mel filters of {mels} mels, {n_fft} points, {rate} Hz on the scale {scale!r}")
     bins = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)

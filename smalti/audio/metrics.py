@@ -165,7 +165,7 @@ class STOI(WaveformMetric):
                 try:
                     values.append(float(pystoi.stoi(reference, reconstruction, self.rate, extended=self.extended)))
                 except (RuntimeWarning, ValueError, IndexError):
-                    raise InputError(f"STOI of sample {index}: less than 0.4 s of the reference is not silent") from None
+                    raise InputError(f"STOI of sample {index}: the reference has less than 0.4 s of sound") from None
         return torch.tensor(values, dtype=torch.float64)
 
 

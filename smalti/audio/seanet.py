@@ -1,7 +1,7 @@
 """SEANet: the convolutional and recurrent encoder of EnCodec, which most neural audio codecs build on.
 
 A base, not a system. Sources: "SEANet: A Multi-modal Speech Enhancement Network" (2020) and "High Fidelity Neural Audio
-Compression" (2022), facebookresearch/encodec; the network is also in WavTokenizer, SimVQ, SpeechTokenizer, DM-Codec, Mimi.
+Compression" (2022), facebookresearch/encodec; also in WavTokenizer, SimVQ, SpeechTokenizer, DM-Codec and Mimi.
 
     (B,T,1) ──► conv_in ──► level 0 ──► ... ──► level n-1 ──► LSTM + skip ──► ELU, conv_out ──► (B,L,D)
 
@@ -15,6 +15,7 @@ Every convolution pads itself so that its output covers its input: on both sides
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Self
 
@@ -28,6 +29,8 @@ import smalti.config
 from smalti.audio.conv import Conv1d, PadMode, pad
 from smalti.errors import CheckpointError
 
+# Activations of the first level then stay at 16 MB; the allocator maps larger ones anew each time, page by page.
+SAMPLES_AT_ONCE = 2**17
 ELU_AT_ONCE = 2**18  # a scratch tensor of 1 MiB is kept in cache; one as large as the activations costs its allocation
 
 
@@ -90,6 +93,15 @@ class SEANetEncoder(nn.Module):
             return math.prod(self.ratios)
 
         @property
+        def reach(self) -> int:
+            """Samples that one output of the last level hears, but one."""
+            reach, step = self.kernel - 1, 1
+            for ratio in reversed(self.ratios):
+                reach += sum((self.residual_kernel - 1) * self.dilation_base**j for j in range(self.residual_layers)) * step
+                reach, step = reach + (2 * ratio - 1) * step, step * ratio
+            return reach
+
+        @property
         def width(self) -> int:
             """Channels of the last level."""
             return self.filters * 2 ** len(self.ratios)
@@ -147,6 +159,7 @@ class SEANetEncoder(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.hop, self.margin = config.hop, -(-config.reach // config.hop)
         widths = [config.filters * 2**level for level in range(len(config.ratios))]
         last = config.width * (2 if config.bidirectional and config.lstm_layers else 1)
         self.conv_in = _conv(config, config.channels, config.filters, config.kernel)
@@ -157,10 +170,25 @@ class SEANetEncoder(nn.Module):
         self.conv_out = _conv(config, last, config.dimension, config.last_kernel)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.conv_out.activated(self.recurrent(self._convolved(x)))
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """All that comes before the LSTM; long sounds in overlapping pieces, whose joints nothing reaches across."""
+        frames, step = -(-x.shape[1] // self.hop), max(1, SAMPLES_AT_ONCE // self.hop)
+        if frames <= step or torch.is_grad_enabled() or x.device.type != "cpu":
+            return self._levels(x)
+        parts = []
+        for start in range(0, frames, step):
+            first, stop = max(0, start - self.margin), min(start + step, frames)
+            piece = self._levels(x[:, first * self.hop : (stop + self.margin) * self.hop])
+            parts.append(piece[:, start - first : stop - first])
+        return torch.cat(parts, dim=1)
+
+    def _levels(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for level in self.levels:
             x = level(x)
-        return self.conv_out.activated(self.recurrent(x))
+        return x
 
 
 class Level(nn.Module):
@@ -261,8 +289,7 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, object]:
     (_, first), *downs, (_, last) = numbered
     blocks = [name.removesuffix(".block.1") for name in weights if name.endswith(".block.1")]
     narrowed = [weights[f"{name}.block.1"].shape[:2] for name in blocks]
-    recurrent = [name for name in state if ".lstm.weight_hh_l" in name]
-    bidirectional = any(name.endswith("_reverse") for name in recurrent)
+    recurrent = [match for name in state if (match := re.search(r"\.lstm\.\w+_l(\d+)(_reverse)?$", name))]
     sizes: dict[str, object] = {
         "channels": first.shape[1],
         "filters": first.shape[0],
@@ -271,8 +298,8 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, object]:
         "last_kernel": last.shape[2],
         "ratios": tuple(tensor.shape[2] // 2 for _, tensor in reversed(downs)),
         "residual_layers": len(blocks) // len(downs),
-        "lstm_layers": len(recurrent) // (2 if bidirectional else 1),
-        "bidirectional": bidirectional,
+        "lstm_layers": max((1 + int(match[1]) for match in recurrent), default=0),
+        "bidirectional": any(match[2] for match in recurrent),
     }
     if blocks:
         sizes["residual_kernel"] = weights[f"{blocks[0]}.block.1"].shape[2]

@@ -55,7 +55,7 @@ class CodecConfig(Tokenizer.Config):
             if one != other:
                 raise ValueError(f"{names} must be equal, not {one} and {other}")
         if self.encoder.channels != 1:
-            raise ValueError(f"the decoder gives one channel, so encoder.channels must be 1, not {self.encoder.channels}")
+            raise ValueError(f"encoder.channels must be 1, as the decoder gives, not {self.encoder.channels}")
         return self
 
 
@@ -180,4 +180,4 @@ def fill_official(tokenizer: SEANetVocos, table: KeyTable, state: Mapping[str, T
     """
     own = table.own_state(state)
     own.setdefault("head.window", tokenizer.head.window)
-    fill(tokenizer, own, what, table.official_names(tokenizer.state_dict()))
+    fill(tokenizer, own, what, table.official_names({**tokenizer.state_dict(), **own}))

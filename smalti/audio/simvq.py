@@ -2,8 +2,8 @@
 
 Source: "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer" (2024), youngsheen/SimVQ.
 
-    24 kHz (B,1,T) ──► causal SEANet ──► z (B,L,512) ──► nearest row of  C W' + b  ──► codes (B,L,1)    L = ceil(T / 320)
-    24 kHz (B,1,L·320) ◄── ISTFT head ◄── attention + ConvNeXt ◄── z_q ◄── gather rows
+    24 kHz (B,1,T) ──► causal SEANet ──► z (B,L,512) ──► nearest row of  C W' + b  ──► codes (B,L,1)
+    24 kHz (B,1,L·320) ◄── ISTFT head ◄── attention + ConvNeXt ◄── z_q ◄── gather rows             L = ceil(T / 320)
 
 C is frozen and random; training moves W and b, and with them all rows at once, so none is left behind. Tokens do not
 hear what comes later, but for the first ten or so, whose left padding is mirrored sound. The decoder is not causal. The

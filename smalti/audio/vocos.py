@@ -1,7 +1,7 @@
 """Vocos: a decoder that never up-samples; it predicts a spectrum per latent and leaves the rest to the inverse STFT.
 
-A base, not a system. Sources: "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders" (2023), with
-the attention stack (`pos_net`) of "WavTokenizer" (2024), jishengpeng/WavTokenizer.
+A base, not a system. Sources: "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders" (2023);
+the attention stack (`pos_net`) is from "WavTokenizer" (2024), jishengpeng/WavTokenizer.
 
     (B,L,C) ──► embed ──► pos_net ──► norm ──► ConvNeXt blocks ──► norm ──► (B,L,dim)                     VocosBackbone
     (B,L,dim) ──► linear ──► magnitude, phase ──► irfft ──► window, overlap-add ──► (B,L·hop)             ISTFTHead
@@ -83,7 +83,7 @@ class VocosBackbone(nn.Module):
                     input_channels=state["embed.weight"].shape[1],
                     dim=state["embed.weight"].shape[0],
                     intermediate_dim=state["convnext.0.pwconv1.weight"].shape[0],
-                    layers=sum(name.endswith(".gamma") for name in state),
+                    layers=1 + max(int(name.split(".")[1]) for name in state if name.startswith("convnext.")),
                     bandwidths=0 if adaptive is None else len(adaptive),
                     pos_net=any(name.startswith("pos_net.") for name in state),
                 )
@@ -101,10 +101,7 @@ class VocosBackbone(nn.Module):
         self.pos_net = PosNet(config.dim, config.dropout) if config.pos_net else nn.Identity()
 
     def forward(self, x: Tensor, bandwidth: int = 0) -> Tensor:
-        """Args:
-        x: (batch, time, input channels).
-        bandwidth: row of the adaptive norms.
-        """
+        """Features of latents (batch, time, input channels); `bandwidth` is the row of the adaptive norms."""
         x = self.norm(self.pos_net(self.embed(x)), bandwidth)
         for block in self.convnext:
             x = block(x, bandwidth)
@@ -203,7 +200,9 @@ class GroupNorm(nn.GroupNorm):
     """Group norm over (batch, time, channels): statistics over all of time."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0]
+        image = input[:, None].permute(0, 3, 1, 2)  # (B,C,1,T), channels-last in memory without a copy
+        # The function below `torch.nn.functional.group_norm`, which refuses groups of one value; they become the bias.
+        return torch.group_norm(image, self.num_groups, self.weight, self.bias, self.eps).permute(0, 2, 3, 1)[:, 0]
 
 
 class ISTFTHead(nn.Module):
@@ -219,7 +218,7 @@ class ISTFTHead(nn.Module):
         Args:
             dim: of the features.
             n_fft: samples per frame, even.
-            hop: samples from frame to frame, less than n_fft and of its parity.
+            hop: samples from frame to frame, less than n_fft.
         """
 
         dim: int = Field(768, ge=1)
@@ -228,8 +227,8 @@ class ISTFTHead(nn.Module):
 
         @model_validator(mode="after")
         def _check(self) -> Self:
-            if self.hop >= self.n_fft or (self.n_fft - self.hop) % 2:
-                raise ValueError(f"n_fft {self.n_fft} must be larger than hop {self.hop}, by an even number")
+            if self.hop >= self.n_fft:
+                raise ValueError(f"n_fft {self.n_fft} must be larger than hop {self.hop}, so that frames overlap")
             return self
 
         def build(self) -> ISTFTHead:
@@ -243,7 +242,10 @@ class ISTFTHead(nn.Module):
         self.register_buffer("window", torch.hann_window(config.n_fft))
 
     def forward(self, x: Tensor) -> Tensor:
-        log_magnitude, phase = self.out(x).float().chunk(2, dim=-1)
+        predicted = self.out(x)
+        # Half precision has no complex numbers worth the name.
+        predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
+        log_magnitude, phase = predicted.chunk(2, dim=-1)
         return inverse_stft(torch.polar(log_magnitude.exp().clamp(max=LOUDEST), phase), self.window, self.hop)
 
 
@@ -256,7 +258,7 @@ def inverse_stft(spectrum: Tensor, window: Tensor, hop: int) -> Tensor:
     Args:
         spectrum: (batch, frames, len(window) // 2 + 1), complex.
         window: of analysis and synthesis.
-        hop: samples from frame to frame, less than len(window) and of its parity.
+        hop: samples from frame to frame, less than len(window).
 
     Returns:
         (batch, frames * hop).

@@ -203,8 +203,8 @@ class WavTokenizer(SEANetVocos):
 
 
 WavTokenizer.presets = {
-    "frame75": WavTokenizer.Config(),
-    "frame40": WavTokenizer.Config(
+    "smalldata_frame75": WavTokenizer.Config(),
+    "smalldata_frame40": WavTokenizer.Config(
         encoder=SEANetEncoder.Config(ratios=(6, 5, 5, 4)), head=ISTFTHead.Config(n_fft=2400, hop=600)
     ),
 }

@@ -54,6 +54,8 @@ def _facts(record: systems.Record) -> list[tuple[str, str]]:
 def _how_to_load(record: systems.Record) -> str:
     if record.status != "works":
         return "planned: it does not work yet"
-    if record.ships or record.weights:
+    if record.ships or (record.weights and record.weights[0].hub):
         return f"smalti.load({record.name!r})"
+    if record.weights:
+        return f"smalti.load({record.name!r}, checkpoint=FILE), after downloading one of those below"
     return f"smalti.create({record.name!r}), random weights"

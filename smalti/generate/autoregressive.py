@@ -227,10 +227,11 @@ class _Run:
 
     def logits(self, ids: Tensor, guidance: float) -> Tensor:
         """Logits of the step after the given ids (batch, steps)."""
-        vectors = self.model.embedding(torch.cat([ids, ids]) if self.guided else ids)
-        x = torch.cat([self.prefix.vectors, vectors], dim=1)
         known = 0 if self.cache is None else self.cache.length
-        h = self.model.transformer(x[:, known:], cache=self.cache, visible=self.prefix.visible)[:, -1]
+        new = ids[:, max(0, known - len(self.prefix)) :]
+        vectors = self.model.embedding(torch.cat([new, new]) if self.guided else new)
+        x = torch.cat([self.prefix.vectors[:, known:], vectors], dim=1)
+        h = self.model.transformer(x, cache=self.cache, visible=self.prefix.visible)[:, -1]
         logits = self.model.head(h)
         if not self.guided:
             return logits

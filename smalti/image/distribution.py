@@ -13,6 +13,7 @@ name and weights are part of `protocol`; Smalti ships no Inception weights and f
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -120,8 +121,9 @@ class FeatureMetric(Metric):
             if features is not None:
                 self._gather(side, features)
 
+    @abstractmethod
     def _gather(self, side: str, features: Tensor) -> None:
-        raise NotImplementedError
+        """Gathers feature rows of "reference" or "samples"."""
 
 
 class FrechetDistance(FeatureMetric):
@@ -201,7 +203,7 @@ class KernelDistance(FeatureMetric):
         generator = torch.Generator().manual_seed(self.seed)
         values = torch.tensor(
             [
-                kernel_distance(*(rows[_draw(len(rows), self.subset_size, generator)] for rows in (reference, samples)))
+                kernel_distance(*(_subset(rows, self.subset_size, generator) for rows in (reference, samples)))
                 for _ in range(self.subsets)
             ],
             dtype=torch.float64,
@@ -393,8 +395,8 @@ def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([_kernel(rows @ y.T, x.shape[1]).sum() for rows in x.split(KERNEL_CHUNK)]).sum()
 
 
-def _draw(count: int, size: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(count, generator=generator)[:size]
+def _subset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    return rows[torch.randperm(len(rows), generator=generator)[:size]]
 
 
 def _score(probabilities: Tensor) -> Tensor:

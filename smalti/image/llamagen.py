@@ -26,7 +26,6 @@ from smalti.generate.conditions import ClassCondition, FeatureCondition, PrefixC
 from smalti.image.vqgan import Decoder, Encoder, QuantizedAutoencoder, read_decoder, read_encoder
 from smalti.nn.transformer import GridRotary, Transformer
 from smalti.quantize import Codebook, Commitment, Quantize, SoftEntropy, Table, Trained
-from smalti.tokenizer import Tokenizer
 from smalti.tokens import StreamSpec
 
 # The ring buffer of the last 65536 codes, from which the official code prints how much of the codebook is used.
@@ -38,19 +37,17 @@ class LlamaGen(QuantizedAutoencoder):
 
     name: ClassVar[str] = "llamagen"
 
-    class Config(Tokenizer.Config):
+    class Config(QuantizedAutoencoder.Config):
         """The networks, the codebook and its losses. Defaults: VQ-16, 16x16 positions for 256x256 pixels.
 
         Args:
-            encoder, decoder: the networks; attention is at the last level only.
+            encoder, decoder: the networks; published ones have attention at the last level only.
             codes, dim: size of the codebook.
             unit: compare and decode vectors at length 1.
             commitment_weight: of the loss that draws latents to their codes; the other direction has weight 1.
             entropy_weight: of the term that wants certain and evenly used codes.
         """
 
-        encoder: Encoder.Config = Encoder.Config()
-        decoder: Decoder.Config = Decoder.Config()
         codes: int = Field(16384, ge=1)
         dim: int = Field(8, ge=1)
         unit: bool = True
@@ -76,7 +73,7 @@ class LlamaGen(QuantizedAutoencoder):
             Table(Trained(config.codes, config.dim), space="unit" if config.unit else "euclidean"),
             terms=[Codebook(), Commitment(config.commitment_weight), SoftEntropy(config.entropy_weight)],
         )
-        super().__init__(config, config.encoder, config.decoder, quantizer)
+        super().__init__(config, quantizer)
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> Self:

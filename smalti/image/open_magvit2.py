@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.checkpoint import take
-from smalti.image.vqgan import GROUPS, LevelsConfig, ResnetBlock, group_norm, read_levels
+from smalti.image.vqgan import GROUPS, LevelsConfig, Norm, ResnetBlock, read_levels
 from smalti.nn.convolution import channels_last, swish
 
 
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
             for level, (inputs, width) in enumerate(pairwise((config.stem, *widths)))
         )
         self.mid_block = residual_blocks(widths[-1], widths[-1], config.blocks)
-        self.norm_out = group_norm(widths[-1])
+        self.norm_out = Norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.latent_channels, 1)
         channels_last(self)
 
@@ -93,7 +93,7 @@ class Decoder(nn.Module):
             UpLevel(inputs, width, config.blocks, last=level == 0)
             for level, (width, inputs) in enumerate(pairwise((*widths, widths[-1])))
         )
-        self.norm_out = group_norm(widths[0])
+        self.norm_out = Norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.image_channels, 3, padding=1)
         channels_last(self)
 

@@ -140,7 +140,7 @@ SimVQImage.presets = {
 
 
 def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    model = config.get("model", config)
+    model = config["model"] if isinstance(config.get("model"), Mapping) else config
     return model.get("init_args", model)
 
 
@@ -149,6 +149,9 @@ def _read_networks(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
     if "ddconfig" not in settings:
         return read_encoder(state), read_decoder(state)
     sizes = settings["ddconfig"]
+    missing = sorted({"ch", "ch_mult", "num_res_blocks", "in_channels", "out_ch", "z_channels"} - sizes.keys())
+    if missing:
+        raise ConfigError(f"ddconfig lacks {missing}")
     if sizes.get("double_z", False):
         raise ConfigError("ddconfig.double_z is True; every published SimVQ has False")
     common: dict[str, Any] = {

@@ -38,41 +38,6 @@ from smalti.tokenizer import Tokenizer
 GROUPS = 32
 
 
-class QuantizedAutoencoder(ImageTokenizer):
-    """What the tokenizers of this family are: the two networks around a quantizer, with a 1x1 convolution on each side.
-
-        encoder ──► quant_conv ──► quantizer ──► post_quant_conv ──► decoder
-
-    A system gives its configuration (with `encoder` and `decoder`) and builds its quantizer.
-    """
-
-    code_parts: ClassVar[tuple[str, ...]] = ("encoder", "quant_conv", "quantizer")
-
-    def __init__(
-        self, config: Tokenizer.Config, encoder: Encoder.Config, decoder: Decoder.Config, quantizer: Quantizer
-    ) -> None:
-        super().__init__(config)
-        self.factor, self.channels = encoder.factor, encoder.image_channels
-        self.encoder = encoder.build()
-        self.quant_conv = nn.Conv2d(encoder.latent_channels, quantizer.dim, 1)
-        self.quantizer = quantizer
-        self.post_quant_conv = nn.Conv2d(quantizer.dim, decoder.latent_channels, 1)
-        self.decoder = decoder.build()
-
-    @classmethod
-    def example(cls, batch: int = 2, seed: int = 0) -> dict[str, Any]:
-        encoder: Encoder.Config = cls.Config.tiny().encoder  # type: ignore[attr-defined]
-        size = 4 * encoder.factor
-        draw = torch.Generator().manual_seed(seed)
-        return {"x": torch.rand(batch, encoder.image_channels, size, size, generator=draw)}
-
-    def analysis(self, inputs: Tensor, options: Any) -> Tensor:
-        return self.quant_conv(self.encoder(inputs)).permute(0, 2, 3, 1)
-
-    def synthesis(self, vectors: Tensor, options: Any) -> Tensor:
-        return self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2)))
-
-
 class LevelsConfig(smalti.config.Config):
     """Sizes of one half of a convolutional autoencoder.
 
@@ -148,7 +113,7 @@ class Encoder(nn.Module):
             for level, (inputs, width) in enumerate(pairwise((config.stem, *widths)))
         )
         self.mid = Middle(widths[-1], config.dropout)
-        self.norm_out = group_norm(widths[-1])
+        self.norm_out = Norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.latent_channels * (1 + config.double_latent), 3, padding=1)
         channels_last(self)
 
@@ -183,7 +148,7 @@ class Decoder(nn.Module):
             UpLevel(inputs, width, config, attention=level in config.attention_levels, last=level == 0)
             for level, (width, inputs) in enumerate(pairwise((*widths, widths[-1])))
         )
-        self.norm_out = group_norm(widths[0])
+        self.norm_out = Norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.image_channels, 3, padding=1)
         channels_last(self)
 
@@ -192,6 +157,57 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             x = level(x)
         return self.conv_out(swish(self.norm_out(x)))
+
+
+class QuantizedAutoencoder(ImageTokenizer):
+    """What the tokenizers of this family are: the two networks around a quantizer, with a 1x1 convolution on each side.
+
+        encoder ──► quant_conv ──► quantizer ──► post_quant_conv ──► decoder
+
+    Args:
+        config: of the system, whose Config adds what its quantizer needs.
+        quantizer: built by the system.
+    """
+
+    code_parts: ClassVar[tuple[str, ...]] = ("encoder", "quant_conv", "quantizer")
+
+    class Config(Tokenizer.Config):
+        """The networks; each may have its own widths, blocks and attention, but not its own factor."""
+
+        encoder: Encoder.Config = Encoder.Config()
+        decoder: Decoder.Config = Decoder.Config()
+
+        @model_validator(mode="after")
+        def _check_factors(self) -> Self:
+            if self.encoder.factor != self.decoder.factor:
+                raise ValueError(
+                    f"encoder and decoder must have as many levels, not {len(self.encoder.widths)} and "
+                    f"{len(self.decoder.widths)}"
+                )
+            return self
+
+    def __init__(self, config: Config, quantizer: Quantizer) -> None:
+        super().__init__(config)
+        encoder, decoder = config.encoder, config.decoder
+        self.factor, self.channels = encoder.factor, encoder.image_channels
+        self.encoder = encoder.build()
+        self.quant_conv = nn.Conv2d(encoder.latent_channels, quantizer.dim, 1)
+        self.quantizer = quantizer
+        self.post_quant_conv = nn.Conv2d(quantizer.dim, decoder.latent_channels, 1)
+        self.decoder = decoder.build()
+
+    @classmethod
+    def example(cls, batch: int = 2, seed: int = 0) -> dict[str, Any]:
+        encoder = cls.Config.tiny().encoder
+        size = 4 * encoder.factor
+        draw = torch.Generator().manual_seed(seed)
+        return {"x": torch.rand(batch, encoder.image_channels, size, size, generator=draw)}
+
+    def analysis(self, inputs: Tensor, options: Any) -> Tensor:
+        return self.quant_conv(self.encoder(inputs)).permute(0, 2, 3, 1)
+
+    def synthesis(self, vectors: Tensor, options: Any) -> Tensor:
+        return self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2)))
 
 
 class Level(nn.Module):
@@ -250,9 +266,9 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
-        self.norm1 = group_norm(inputs)
+        self.norm1 = Norm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
-        self.norm2 = group_norm(outputs)
+        self.norm2 = Norm(outputs)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
         self.nin_shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, bias=bias)
@@ -268,7 +284,7 @@ class AttnBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = Norm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -305,9 +321,15 @@ class Upsample(nn.Module):
         return upsampled_conv2d(x, self.conv.weight, self.conv.bias)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """The normalisation of all these networks."""
-    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+class Norm(nn.GroupNorm):
+    """The normalisation of all these networks: 32 groups of channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(GROUPS, channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # torch.nn's own call refuses groups of one value, which narrow networks have where an image is one position.
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def read_encoder(state: Mapping[str, Tensor]) -> Encoder.Config:

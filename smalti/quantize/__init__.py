@@ -10,9 +10,9 @@
 
 from smalti.quantize.assign import Assign, Assigned, Nearest, Sampled
 from smalti.quantize.base import DROPPED, Alphabet, Noise, Quantized, Quantizer
+from smalti.quantize.clustering import kmeans
 from smalti.quantize.compose import Dropout, Parallel, Quantize, Residual
 from smalti.quantize.estimators import Estimator, Rotation, StraightThrough
-from smalti.quantize.clustering import kmeans
 from smalti.quantize.named import NAMES, create
 from smalti.quantize.neighbours import nearest, nearest_k
 from smalti.quantize.scalars import BoundFSQ, Scalars

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from smalti.errors import ConfigError
 from smalti.quantize.base import Alphabet, Noise, count_codes
-from smalti.quantize.distributed import from_first_rank, gather_rows, random_rows, sum_over_ranks
 from smalti.quantize.clustering import kmeans
+from smalti.quantize.distributed import from_first_rank, gather_rows, random_rows, sum_over_ranks
 from smalti.quantize.neighbours import nearest, nearest_k
 
 Init = Callable[[Tensor], object]

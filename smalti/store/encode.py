@@ -8,14 +8,18 @@ A kill at any moment leaves finished shards and a plan; the same command goes on
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
 import platform
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,7 @@ from smalti.store.plan import Found, Input, Plans, Shard, find_inputs
 from smalti.tokenizer import NeuralTokenizer
 from smalti.tokens import Tokens
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 HEADER_EVERY = 5.0  # seconds between refreshes of store.json; shard files are the truth in between
 
 
@@ -346,7 +351,18 @@ def decoded(
 
 
 def _loader(files: TaskFiles, order: Sequence[int], workers: int) -> DataLoader[tuple[int, Sample | str]]:
-    return DataLoader(files, batch_size=None, sampler=order, num_workers=workers, collate_fn=_unchanged)
+    begin = partial(die_with_parent, os.getpid())
+    return DataLoader(
+        files, batch_size=None, sampler=order, num_workers=workers, collate_fn=_unchanged, worker_init_fn=begin
+    )
+
+
+def die_with_parent(parent: int, worker: int) -> None:
+    """Ends a worker process when its parent is killed; DataLoader's own watch misses kills in its first moments."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _unchanged(item: Any) -> Any:

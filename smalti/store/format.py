@@ -108,7 +108,8 @@ def to_table(ids: Sequence[str], rows: Sequence[Tokens], columns: Sequence[Colum
         data[column.name] = _codes_array([_codes(row.streams[column.stream], column) for row in rows], column)
     for stream in dict.fromkeys(column.stream for column in columns):
         extents = [row.streams[stream].spec.positions for row in rows]
-        if len(extents[0]) != 1 if extents else False:
+        packed = any(column.packed for column in columns if column.stream == stream)  # packed bytes have no count
+        if packed or any(len(extent) != 1 for extent in extents):
             data[f"extent.{stream}"] = pa.array([list(extent) for extent in extents], pa.list_(pa.int32()))
     for name in rows[0].side if rows else ():
         data[f"side.{name}"] = _side_array([row.side[name] for row in rows])

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -133,19 +134,19 @@ def load(name_or_folder: str | Path, *, checkpoint: str | Path | None = None) ->
         UnavailableError: if the system is only planned, or its checkpoint can't be fetched from here.
         CheckpointError: if the file or folder is damaged, or does not fit.
     """
-    if not _is_name(name_or_folder) and (Path(name_or_folder) / "config.json").is_file():
+    if _is_name(name_or_folder):
+        record = find(str(name_or_folder))
+    elif os.path.isfile(os.path.join(name_or_folder, "config.json")):
         return _load_folder(Path(name_or_folder))
-    if not _is_name(name_or_folder) and Path(name_or_folder).exists():
+    elif os.path.exists(name_or_folder):
         raise InputError(
             f"{str(name_or_folder)!r} is not a saved Smalti folder. An official file needs its system's name: "
             f"load(NAME, checkpoint={str(name_or_folder)!r})"
         )
-    try:
-        record = find(str(name_or_folder))
-    except InputError as error:
-        raise InputError(f"{error}; nor is there such a folder") from None
+    else:
+        record = _find_or_say(str(name_or_folder))
     entry_class(record)  # a planned system is refused before anything is fetched
-    if checkpoint is not None and Path(checkpoint).exists():
+    if checkpoint is not None and os.path.exists(checkpoint):
         return load_official(record.name, checkpoint)
     if record.ships and checkpoint is None:
         return _load_shipped(record)
@@ -154,12 +155,14 @@ def load(name_or_folder: str | Path, *, checkpoint: str | Path | None = None) ->
     return load_official(record.name, fetch(_choose(record, checkpoint), record.name))
 
 
-def load_official(name: str, path: str | Path) -> Any:
+def load_official(name: str, path: str | Path, config: Mapping[str, Any] | None = None) -> Any:
     """Reads an officially published checkpoint into a system; the log says which copy of the weights was taken.
 
     Args:
         name: of a record.
         path: a safetensors file, a pickle that can be read without running anything, or a folder that holds one.
+        config: the published configuration; by default the config.json beside the file, if there is one, else sizes
+            are read off the tensors.
 
     Raises:
         CheckpointError: if it can't be read safely, or its keys and shapes do not fit.
@@ -169,7 +172,7 @@ def load_official(name: str, path: str | Path) -> Any:
     entry = entry_class(find(name))
     official = read_official(path)
     logging.getLogger("smalti").info("%s: %s", name, official.source)
-    return entry.from_official(official.config, official.state)
+    return entry.from_official(official.config if config is None else config, official.state)
 
 
 def entry_class(record: Record) -> Any:
@@ -196,6 +199,13 @@ def _check_choice(field: str, value: str | None, allowed: Sequence[str]) -> None
 
 def _is_name(name_or_folder: str | Path) -> bool:
     return isinstance(name_or_folder, str) and any(name_or_folder in (record.name, record.system) for record in RECORDS)
+
+
+def _find_or_say(name: str) -> Record:
+    try:
+        return find(name)
+    except InputError as error:
+        raise InputError(f"{error}; nor is there such a folder") from None
 
 
 def _load_folder(folder: Path) -> Any:

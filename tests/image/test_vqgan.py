@@ -60,9 +60,7 @@ def test_gradients_equal_those_of_the_plain_network() -> None:
     target = torch.randn(1, 3, 12, 12)
     ours = torch.autograd.grad(F.mse_loss(decoder(z), target), [z, *decoder.parameters()])
     names = [f"decoder.{name}" for name, _ in decoder.named_parameters()]
-    theirs = torch.autograd.grad(
-        F.mse_loss(reference.decode(state, z), target), [z, *(state[name] for name in names)]
-    )
+    theirs = torch.autograd.grad(F.mse_loss(reference.decode(state, z), target), [z, *(state[name] for name in names)])
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-4)
 

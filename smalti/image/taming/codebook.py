@@ -132,7 +132,10 @@ class Remapped(Quantizer):
         noise: Noise | None = None,
     ) -> Quantized:
         out = self.inner(z, mask=mask, context=context, noise=noise)
-        return dataclasses.replace(out, codes=self._renumber(out.codes))
+        codes = self._renumber(out.codes)
+        # A code that is not in use takes the vector of what it becomes; the gradient stays the inner one.
+        moved = (self.decode(codes).to(out.z.dtype) - out.z).detach()
+        return dataclasses.replace(out, z=out.z + moved, codes=codes)
 
     def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         return self._renumber(self.inner.encode(z, mask=mask, context=context))
@@ -144,8 +147,8 @@ class Remapped(Quantizer):
         return self.inner.lookup(self._original(codes))
 
     def codebooks(self) -> list[Tensor]:
-        every = torch.arange(self.vocab[0], device=self.used.device)
-        return [self.inner.codebooks()[0][self._original(every)]]
+        every = torch.arange(self.vocab[0], device=self.used.device)[:, None]
+        return [self.inner.codebooks()[0][self._original(every)[:, 0]]]
 
     @torch.no_grad()
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,9 +167,9 @@ class Remapped(Quantizer):
         table = self.inner.codebooks()[0]
         numbers = torch.full((len(table),), -1, dtype=torch.int64, device=codes.device)
         numbers[self.used] = torch.arange(len(self.used), device=codes.device)
-        unknown = numbers < 0
+        found = torch.where(codes < 0, codes, numbers[codes.clamp(min=0)])
+        unknown = (codes >= 0) & (found < 0)
         if self.unknown == "nearest":
-            numbers[unknown] = q.nearest(table[unknown], table[self.used])
-        else:
-            numbers[unknown] = len(self.used) if self.unknown == "extra" else self.unknown
-        return torch.where(codes < 0, codes, numbers[codes.clamp(min=0)])
+            found[unknown] = q.nearest(table[codes[unknown]], table[self.used])
+            return found
+        return torch.where(unknown, len(self.used) if self.unknown == "extra" else self.unknown, found)

@@ -18,6 +18,10 @@ from smalti.image.vqgan import Decoder, Encoder, read_decoder, read_encoder
 # Losses (perceptual networks, discriminators), and the random projection that shows segmentation maps in colour.
 IGNORED = ("loss.*", "colorize")
 
+NETWORK_SETTINGS = {
+    "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "in_channels", "out_ch", "resolution", "z_channels",
+}  # fmt: skip
+
 DIFFUSERS_KEYS = (
     (r"^(encoder|decoder)\.mid_block\.resnets\.0\.", r"\1.mid.block_1."),
     (r"^(encoder|decoder)\.mid_block\.resnets\.1\.", r"\1.mid.block_2."),
@@ -55,7 +59,7 @@ CODEBOOK_KEYS: Mapping[str, Mapping[str, str]] = {
 
 def parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The constructor's arguments inside a yaml (`model.params`), or the mapping itself."""
-    model = config.get("model", config)
+    model = config["model"] if isinstance(config.get("model"), Mapping) else config
     return model.get("params", model)
 
 
@@ -80,6 +84,9 @@ def read_networks(params: Mapping[str, Any], state: Mapping[str, Tensor]) -> tup
     if "ddconfig" not in params:
         return read_encoder(state), read_decoder(state)
     settings = params["ddconfig"]
+    missing = sorted(NETWORK_SETTINGS - settings.keys())
+    if missing:
+        raise ConfigError(f"ddconfig lacks {missing}")
     for name, published in (("double_z", False), ("resamp_with_conv", True), ("attn_type", "vanilla")):
         if settings.get(name, published) != published:
             raise ConfigError(f"ddconfig.{name} is {settings[name]!r}; every published VQGAN has {published!r}")

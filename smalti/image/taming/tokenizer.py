@@ -21,7 +21,6 @@ from smalti.folder import fill
 from smalti.image.taming import published
 from smalti.image.taming.codebook import Codebook, GradientCodebook, GumbelCodebook, Remap, Remapped
 from smalti.image.vqgan import Decoder, Encoder, QuantizedAutoencoder
-from smalti.tokenizer import Tokenizer
 
 
 class VQGAN(QuantizedAutoencoder):
@@ -29,14 +28,12 @@ class VQGAN(QuantizedAutoencoder):
 
     name: ClassVar[str] = "vqgan"
 
-    class Config(Tokenizer.Config):
+    class Config(QuantizedAutoencoder.Config):
         """The networks, the codebook, and the renumbering of its codes if there is one.
 
         The defaults are the ImageNet model with 16x16 positions for 256x256 pixels and 16384 codes.
         """
 
-        encoder: Encoder.Config = Encoder.Config()
-        decoder: Decoder.Config = Decoder.Config()
         codebook: Codebook = GradientCodebook()
         remap: Remap | None = None
 
@@ -56,7 +53,7 @@ class VQGAN(QuantizedAutoencoder):
         quantizer = config.codebook.build()
         if config.remap is not None:
             quantizer = Remapped(quantizer, torch.arange(config.remap.used), config.remap.unknown)
-        super().__init__(config, config.encoder, config.decoder, quantizer)
+        super().__init__(config, quantizer)
 
     @classmethod
     def from_official(

@@ -13,6 +13,7 @@ def _simvq_audio(size: str) -> Checkpoint:
         hub="youngsheen/SimVQ",
         file=f"vq_audio_log/simvq_{size}/epoch=49-step=138600.ckpt",
         name=f"simvq_{size}",
+        preset=f"simvq_{size}",
         licence="MIT",
         note="the README names zyx123/SimVQ, the same tree",
     )

@@ -14,6 +14,7 @@ def _simvq_image(size: str) -> Checkpoint:
         hub="youngsheen/SimVQ",
         file=f"vq_log/simvq_{size}/epoch=49-step=250250.ckpt",
         name=f"simvq_{size}",
+        preset=f"simvq_{size}",
         licence="MIT",
         note="the README names zyx123/SimVQ, the same tree",
     )
@@ -164,12 +165,10 @@ RECORDS: tuple[Record, ...] = (
         repository="FoundationVision/LlamaGen",
         code_licence="MIT",
         weights=(
-            Checkpoint(hub="FoundationVision/LlamaGen", file="c2i_B_256.pt", licence="MIT"),
-            Checkpoint(hub="FoundationVision/LlamaGen", file="c2i_L_256.pt", licence="MIT"),
-            Checkpoint(hub="FoundationVision/LlamaGen", file="c2i_L_384.pt", licence="MIT"),
-            Checkpoint(hub="FoundationVision/LlamaGen", file="c2i_XL_384.pt", licence="MIT"),
-            Checkpoint(hub="FoundationVision/LlamaGen", file="c2i_XXL_384.pt", licence="MIT"),
-            Checkpoint(hub="FoundationVision/LlamaGen", file="c2i_3B_384.pt", licence="MIT"),
+            *(
+                Checkpoint(hub="FoundationVision/LlamaGen", file=f"{preset}.pt", preset=preset, licence="MIT")
+                for preset in ("c2i_B_256", "c2i_L_256", "c2i_L_384", "c2i_XL_384", "c2i_XXL_384", "c2i_3B_384")
+            ),
             Checkpoint(hub="peizesun/llamagen_t2i", name="llamagen_t2i", note="text to image; file names not read"),
         ),
         licence_note="code: README read. Weights: the FoundationVision page read for its licence; the single c2i file "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smalti.audio.simvq import SimVQAudio
 from smalti.image.simvq import SimVQImage
 from smalti.quantize import Quantized
 from tests.parity.adapters.images import asked, channels_first, shaped, tokenizer_outputs
@@ -49,4 +51,35 @@ def _quantizer_outputs(case: Case, model: SimVQImage, quantized: Quantized) -> d
         "codebook": model.quantizer.codebooks()[0],
         "commit_loss": quantized.loss,
         "raw_entry_of_indices": channels_first(base[quantized.codes[..., 0]]),
+    }
+
+
+def _audio(case: Case) -> dict[str, Tensor]:
+    model = SimVQAudio.from_official(case.config, case.state, legacy_training=True)
+    waveform = case.inputs["waveform"]
+    with torch.no_grad():
+        latents = model.latents(waveform, raw=True)
+        tokens = model.encode(waveform, raw=True)
+        outputs = {
+            "pre_quant": latents.transpose(1, 2),
+            "features": model.backbone(model.embed(tokens)),
+            "recon": model.decode(tokens, raw=True),
+        }
+    return asked({**outputs, **_audio_codebook(model, latents)}, case.outputs)
+
+
+def _audio_quantizer(case: Case) -> dict[str, Tensor]:
+    model = SimVQAudio.from_official(case.config, case.state, legacy_training=True)
+    return _audio_codebook(model, case.outputs["pre_quant"].transpose(1, 2))
+
+
+def _audio_codebook(model: SimVQAudio, latents: Tensor) -> dict[str, Tensor]:
+    out = model.quantizer(latents)
+    weight = dict(model.named_parameters())["quantizer.alphabet.vectors.network.weight"]
+    return {
+        "codebook": model.quantizer.codebooks()[0],
+        "indices": out.codes.flatten(),
+        "quant": out.z.transpose(1, 2),
+        "commit_loss": out.loss,
+        "grad_proj_weight": torch.autograd.grad(out.loss, weight)[0],
     }
