@@ -29,8 +29,8 @@ import smalti.config
 from smalti.audio.conv import Conv1d, PadMode, pad
 from smalti.errors import CheckpointError
 
-# Activations of the first level then stay at 16 MB; the allocator maps larger ones anew each time, page by page.
-SAMPLES_AT_ONCE = 2**17
+# Activations of the first level are then 8 MB; larger ones leave the cache, and are mapped anew each time, page by page.
+SAMPLES_AT_ONCE = 2**16
 ELU_AT_ONCE = 2**18  # a scratch tensor of 1 MiB is kept in cache; one as large as the activations costs its allocation
 
 

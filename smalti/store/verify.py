@@ -86,7 +86,7 @@ def _check_shard(
 ) -> Iterator[str]:
     path = store.folder / SHARDS / name
     if listed is not None and file_hash(path) != listed["sha256"]:
-        yield "its hash is not the recorded one: the file was damaged or replaced"
+        yield "its hash is not the recorded one: it was damaged or replaced"
         return
     try:
         table, failed = read_shard(path), shard_errors(path)

@@ -20,6 +20,7 @@ from smalti.image.io import read_image
 from smalti.image.photo import PhotoTokenizer
 from smalti.store import Progress, TokenDataset, TokenStore, decode_store, encode_again, encode_paths, verify
 from smalti.store.encode import writing
+from smalti.store.format import file_hash
 
 
 def encode(photos: Path, store: Path, tokenizer: PhotoTokenizer, **options: object) -> Progress:
@@ -199,6 +200,9 @@ def test_an_id_never_leads_outside_the_folder(photos: Path, tmp_path: Path, toke
     table = pq.read_table(shard)
     evil = ["../escaped.png", "/tmp/escaped.png", *table.column("id").to_pylist()[2:]]
     pq.write_table(table.set_column(0, "id", [evil]), shard)
+    header = json.loads((tmp_path / "store" / "store.json").read_text())
+    header["shards"][0]["sha256"] = file_hash(shard)  # whoever forges a store forges its hashes too
+    (tmp_path / "store" / "store.json").write_text(json.dumps(header))
     result = decode_store(tmp_path / "store", tmp_path / "out", tokenizer)
     assert [name for name, _ in result.failed] == ["../escaped.png", "/tmp/escaped.png"]
     assert not (tmp_path / "escaped.png").exists()
