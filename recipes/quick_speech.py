@@ -62,7 +62,7 @@ def spectral_loss(x: Tensor, y: Tensor) -> Tensor:
     mel = sum(
         (transform(x).clamp(min=1e-4).log() - transform(y).clamp(min=1e-4).log()).abs().mean() for transform in MELS
     )
-    return mel + multi_resolution_stft_distance(x, y)
+    return mel + multi_resolution_stft_distance(x[:, None], y[:, None]).mean()
 
 
 def train(args: argparse.Namespace) -> None:

@@ -1,0 +1,1 @@
+"""Image tokenizers, and the reading, measures and losses of images."""

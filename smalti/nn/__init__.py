@@ -1,0 +1,1 @@
+"""Blocks that encoders, decoders and generators are built from. Knows no quantizer."""
