@@ -466,8 +466,9 @@ class NeuralTokenizer(Tokenizer, nn.Module):
         """Evaluation mode, no gradients, float32 arithmetic; training flags come back afterwards."""
         training = [module for module in self.modules() if module.training]
         self.eval()
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # convolutions round to 10 bits otherwise
         try:
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False), exact:
                 yield
         finally:
             for module in training:

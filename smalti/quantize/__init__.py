@@ -14,7 +14,7 @@ from smalti.quantize.clustering import kmeans
 from smalti.quantize.compose import Dropout, Parallel, Quantize, Residual
 from smalti.quantize.estimators import Estimator, Rotation, StraightThrough
 from smalti.quantize.named import NAMES, create
-from smalti.quantize.neighbours import nearest, nearest_k
+from smalti.quantize.neighbours import Prepared, nearest, nearest_k, prepare
 from smalti.quantize.scalars import BoundFSQ, Scalars
 from smalti.quantize.table import EMA, Expire, Frozen, Mapped, Table, Trained, Vectors, uniform
 from smalti.quantize.terms import BitEntropy, Codebook, Commitment, SoftEntropy, Term, UniformPrior
@@ -38,6 +38,7 @@ __all__ = [
     "Nearest",
     "Noise",
     "Parallel",
+    "Prepared",
     "Quantize",
     "Quantized",
     "Quantizer",
@@ -56,5 +57,6 @@ __all__ = [
     "kmeans",
     "nearest",
     "nearest_k",
+    "prepare",
     "uniform",
 ]

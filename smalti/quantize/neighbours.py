@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,12 +25,41 @@ GPU_BUFFER = 2**26
 RESCORED_AT_ONCE = 2**22  # float64 numbers in one step of measuring near-ties again
 
 
-def nearest(rows: Tensor, table: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Prepared:
+    """A table made ready for many searches.
+
+    Args:
+        table: (K, D), float32.
+        centre: (D,), the mean of the rows. Subtracting it leaves distances alone, and keeps an offset that all vectors
+            share out of the rounding.
+        extended: (D + 1, K): centred rows, and below them -|e|²/2, so that a chunk of scores is one matrix product.
+        longest: length of the longest centred row.
+    """
+
+    table: Tensor
+    centre: Tensor
+    extended: Tensor
+    longest: Tensor
+
+
+@torch.no_grad()
+def prepare(table: Tensor) -> Prepared:
+    """Makes a table (K, D) ready. It must not be changed in place as long as the result is used."""
+    table = table.detach().float().contiguous()
+    centre = table.double().mean(0).float()
+    codes = table - centre
+    squares = codes.double().square().sum(1, keepdim=True)
+    extended = torch.cat([codes, squares.mul(-0.5).float()], dim=1).t().contiguous()
+    return Prepared(table, centre, extended, squares.amax().sqrt().float())
+
+
+def nearest(rows: Tensor, table: Tensor | Prepared) -> Tensor:
     """Index of the nearest row of a table, by Euclidean distance.
 
     Args:
         rows: (N, D), float32.
-        table: (K, D), float32, K >= 1.
+        table: (K, D), float32, K >= 1, or what `prepare` made of it.
 
     Returns:
         (N,), int64. Equal to float64 brute force; the lowest index on exact ties.
@@ -38,36 +68,37 @@ def nearest(rows: Tensor, table: Tensor) -> Tensor:
         InputError: if a row is NaN or infinite.
     """
     if torch.compiler.is_compiling():
-        return _nearest_float64(rows, table)
-    rows, table = rows.detach().contiguous(), table.detach().contiguous()
+        return _nearest_float64(rows, table.table if isinstance(table, Prepared) else table)
+    rows, ready = rows.detach().contiguous(), table if isinstance(table, Prepared) else prepare(table)
     best = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    for span, scores, reach in _scores(rows, table):
+    for span, scores, reach in _scores(rows, ready):
         index, close = _decide(scores, reach)
         best[span] = index
         if len(close):
             # Every code that rounding could have put behind the best one is a candidate.
             contenders = scores[close] >= (scores[close].amax(1) - 2 * reach[close])[:, None]
-            best[span.start + close] = _measure_again(rows[span.start + close], table, contenders)
+            best[span.start + close] = _measure_again(rows[span.start + close], ready.table, contenders)
     return best
 
 
-def nearest_k(rows: Tensor, table: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest_k(rows: Tensor, table: Tensor | Prepared, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest rows of a table, nearest first (lowest index first on ties).
 
     Args:
         rows: (N, D), float32.
-        table: (K, D), float32.
+        table: (K, D), float32, or what `prepare` made of it.
         k: how many, at most K.
 
     Returns:
         indices (N, k), int64, and squared distances (N, k), float64.
     """
+    ready = table if isinstance(table, Prepared) else prepare(table)
+    rows, table = rows.detach().contiguous(), ready.table
     if not 1 <= k <= len(table):
         raise InputError(f"k must be in 1..{len(table)}, the number of codes, got {k}")
-    rows, table = rows.detach().contiguous(), table.detach().contiguous()
     indices = torch.empty(len(rows), k, dtype=torch.int64, device=rows.device)
     distances = torch.empty(len(rows), k, dtype=torch.float64, device=rows.device)
-    for span, scores, reach in _scores(rows, table):
+    for span, scores, reach in _scores(rows, ready):
         top = scores.topk(min(2 * k + 8, len(table)), dim=1)
         # Rows whose last kept score is within reach of the k-th could miss a contender: they look at all codes.
         short = (top.values[:, -1] >= top.values[:, k - 1] - 2 * reach) & (top.values.shape[1] < len(table))
@@ -96,32 +127,25 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return terms[..., 0]
 
 
-def _scores(rows: Tensor, table: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+def _scores(rows: Tensor, ready: Prepared) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Chunks of z.e - |e|²/2 on centred vectors (largest is nearest), and how far rounding can move each row's."""
-    # Subtracting the mean leaves distances alone, and keeps an offset shared by all vectors out of the rounding.
-    centre = table.double().mean(0).float()
-    codes = (table - centre).float()
-    halves = codes.double().square().sum(1, keepdim=True).mul(-0.5).float()
-    longest = codes.square().sum(1).amax().sqrt()
-    dim = table.shape[1]
+    codes, dim = ready.table.shape
     buffer = CPU_BUFFER if rows.device.type == "cpu" else GPU_BUFFER
-    size = max(32, buffer // len(table))
-    # -|e|²/2 rides along as one more dimension, so that a chunk of scores is a single matrix product.
-    extended = torch.cat([codes, halves], dim=1).t().contiguous()
+    size = max(32, buffer // codes)
     one = torch.ones(1, 1, device=rows.device)
-    scores = torch.empty(min(size, len(rows)), len(table), device=rows.device)
+    scores = torch.empty(min(size, len(rows)), codes, device=rows.device)
     # A dot product of D float32 terms is off by at most about D roundings of |z||e|; |e|²/2 adds a few.
     unit = _unit_roundoff(rows.device) * (dim + 4)
     with torch.autocast(rows.device.type, enabled=False):
         for start in range(0, len(rows), size):
             span = slice(start, min(start + size, len(rows)))
-            chunk = rows[span] - centre
+            chunk = rows[span] - ready.centre
             lengths = chunk.square().sum(1).sqrt()
             if not bool(torch.isfinite(lengths).all()):
                 _refuse(rows[span])
             out = scores[: len(chunk)]
-            torch.mm(torch.cat([chunk, one.expand(len(chunk), 1)], dim=1), extended, out=out)
-            yield span, out, unit * longest * (lengths + longest)
+            torch.mm(torch.cat([chunk, one.expand(len(chunk), 1)], dim=1), ready.extended, out=out)
+            yield span, out, unit * ready.longest * (lengths + ready.longest)
 
 
 def _decide(scores: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:

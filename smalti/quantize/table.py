@@ -24,10 +24,11 @@ from smalti.errors import ConfigError
 from smalti.quantize.base import Alphabet, Noise, count_codes
 from smalti.quantize.clustering import kmeans
 from smalti.quantize.distributed import from_first_rank, gather_rows, random_rows, sum_over_ranks
-from smalti.quantize.neighbours import nearest, nearest_k
+from smalti.quantize.neighbours import Prepared, nearest, nearest_k, prepare
 
 Init = Callable[[Tensor], object]
 Space = Literal["euclidean", "unit"]
+Version = tuple[tuple[int, int], ...]  # where each tensor lies and how often it was written
 
 
 class Vectors(nn.Module):
@@ -86,8 +87,6 @@ class Mapped(Vectors):
         base: (codes, base dim), frozen.
         network: maps rows to (codes, dim).
         dim: what the network gives.
-
-    In evaluation the mapped table is computed once and kept until a tensor below changes.
     """
 
     def __init__(self, base: Tensor, network: nn.Module, dim: int) -> None:
@@ -95,16 +94,9 @@ class Mapped(Vectors):
         self.codes, self.dim = len(base), dim
         self.register_buffer("weight", base.float().clone())
         self.network = network
-        self._kept: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
 
     def forward(self) -> Tensor:
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self.network(self.weight)
-        tensors = [self.weight, *self.network.parameters(), *self.network.buffers()]
-        version = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
-        if self._kept is None or self._kept[0] != version:
-            self._kept = (version, self.network(self.weight))
-        return self._kept[1]
+        return self.network(self.weight)
 
 
 @dataclass(frozen=True)
@@ -165,6 +157,7 @@ class Table(Alphabet):
             raise ConfigError(f"space must be 'euclidean' or 'unit', got {space!r}")
         self.vectors, self.space, self.learn, self.revive = vectors, space, learn, revive
         self.dim, self.vocab = vectors.dim, (vectors.codes,)
+        self._kept: tuple[Version, Prepared] | None = None
         if learn is not None:
             vectors.weight.requires_grad_(False)
         if self.counting:
@@ -193,7 +186,20 @@ class Table(Alphabet):
 
     def rows(self) -> Tensor:
         """The effective codebook in its space: (codes, dim)."""
-        return self._spaced(self.vectors())
+        if torch.is_grad_enabled() or self.training or torch.compiler.is_compiling():
+            return self._spaced(self.vectors())
+        return self._prepared().table
+
+    @torch.no_grad()
+    def _prepared(self) -> Prepared:
+        """The codebook ready for searching, kept until a tensor that makes it changes."""
+        if self.training or torch.compiler.is_compiling():
+            return prepare(self._spaced(self.vectors()))
+        tensors = [*self.vectors.parameters(), *self.vectors.buffers()]
+        version = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        if self._kept is None or self._kept[0] != version:
+            self._kept = (version, prepare(self._spaced(self.vectors())))
+        return self._kept[1]
 
     def project(self, x: Tensor) -> Tensor:
         return self._spaced(x)
@@ -202,10 +208,10 @@ class Table(Alphabet):
         return F.normalize(x, dim=-1) if self.space == "unit" else x
 
     def nearest(self, x: Tensor) -> Tensor:
-        return nearest(x, self.rows())[:, None]
+        return nearest(x, self._prepared())[:, None]
 
     def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        codes, costs = nearest_k(x, self.rows(), k)
+        codes, costs = nearest_k(x, self._prepared(), k)
         return codes[..., None], costs
 
     def lookup(self, codes: Tensor) -> Tensor:

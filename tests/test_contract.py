@@ -1,0 +1,53 @@
+"""The public checks over everything that is registered as working, and over what they must find."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from smalti.image.photo import PhotoTokenizer
+from smalti.systems import entry_class, list_systems
+from smalti.testing import check_generator, check_tokenizer
+
+WORKING = {record.name: record for record in list_systems(status="works")}
+CHECKS = {"tokenizer": check_tokenizer, "generator": check_generator}
+
+
+@pytest.mark.parametrize("name", sorted(WORKING))
+def test_registered_systems_keep_the_contract(name: str) -> None:
+    record = WORKING[name]
+    CHECKS[record.kind](entry_class(record))
+
+
+class LeakyTokenizer(PhotoTokenizer):
+    """Lets samples of a batch influence one another."""
+
+    def prepare(self, x: Tensor, **conditions: Any) -> Any:
+        inputs, side = super().prepare(x, **conditions)
+        return inputs - inputs.mean(0, keepdim=True), side
+
+
+class CroppingTokenizer(PhotoTokenizer):
+    """Forgets the original size."""
+
+    def finish(self, outputs: Tensor, side: Any, **conditions: Any) -> Tensor:
+        return super().finish(outputs, {}, **conditions)
+
+
+class SilentTokenizer(PhotoTokenizer):
+    """Takes NaN for a number."""
+
+    def prepare(self, x: Tensor, **conditions: Any) -> Any:
+        return super().prepare(torch.nan_to_num(x.float()).clamp(0, 1), **conditions)
+
+
+@pytest.mark.parametrize("system", [LeakyTokenizer, CroppingTokenizer, SilentTokenizer])
+def test_the_check_finds_what_breaks_the_contract(
+    system: type[PhotoTokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PhotoTokenizer.Config, "build", lambda config: system(config))
+    with pytest.raises(AssertionError):
+        check_tokenizer(system)
