@@ -232,6 +232,7 @@ def _check_bad_input(tokenizer: NeuralTokenizer, x: Tensor, conditions: dict[str
         broken.view(-1)[0] = value
         _expect_error(partial(tokenizer.encode, broken, **conditions), f"input with {value}")
     _expect_error(lambda: tokenizer.encode(x[0], **conditions), "input without a batch axis")
+    _expect_error(lambda: tokenizer.encode(x[0], raw=True, **conditions), "raw input without a batch axis")
     _expect_error(lambda: tokenizer.encode(x[..., :0], **conditions), "input without samples")
     _expect_error(lambda: tokenizer.encode(x.to(torch.int64), **conditions), "integer input")
     _expect_error(lambda: tokenizer.encode(x, no_such_condition=1, **conditions), "an unknown condition")

@@ -189,6 +189,13 @@ class NeuralTokenizer(Tokenizer, nn.Module):
         """Vectors to the network's output; the counterpart of `encode_inputs`."""
         return self.synthesis(vectors, options)
 
+    def check_raw(self, inputs: Tensor) -> None:
+        """Raises InputError unless `inputs`, given with raw=True, are what the network takes."""
+        if not inputs.is_floating_point() or inputs.numel() == 0 or not bool(torch.isfinite(inputs).all()):
+            raise InputError(
+                f"raw input must be floating, finite and not empty, got {inputs.dtype} {tuple(inputs.shape)}"
+            )
+
     def preprocessing(self) -> dict[str, Any]:
         """What happens to data before the network, as plain values: part of `codes_hash`."""
         return {}
@@ -305,7 +312,7 @@ class NeuralTokenizer(Tokenizer, nn.Module):
     def latents(self, x: Tensor, options: Options | None = None, *, raw: bool = False, **conditions: Any) -> Tensor:
         """What the quantizer would get: (batch, *positions, dim)."""
         with self._inference():
-            inputs = x if raw else self.prepare(x, **conditions)[0]
+            inputs, _ = self._prepared(x, raw, conditions)
             return self.analysis(inputs.to(self.device), self._options(options, self.encode_options))
 
     def features(self, x: Tensor, **conditions: Any) -> Tensor:
@@ -324,7 +331,7 @@ class NeuralTokenizer(Tokenizer, nn.Module):
             raw: x is already in the network's range and layout, and so is the reconstruction.
             **conditions: as declared in `conditions`.
         """
-        inputs, side = (x, {}) if raw else self.prepare(x, **conditions)
+        inputs, side = self._prepared(x, raw, conditions)
         z = self.analysis(inputs, self.encode_options())
         quantized = self.quantizer(z)
         outputs = self.synthesis(quantized.z, self.decode_options())
@@ -420,10 +427,16 @@ class NeuralTokenizer(Tokenizer, nn.Module):
         if encoding and missing:
             raise InputError(f"{self.name} needs {missing} to encode")
 
+    def _prepared(self, x: Tensor, raw: bool, conditions: Mapping[str, Any]) -> tuple[Tensor, dict[str, Side]]:
+        if not raw:
+            return self.prepare(x, **conditions)
+        self.check_raw(x)
+        return x, {}
+
     def _encode_batch(self, x: Tensor, options: Options, raw: bool, conditions: Mapping[str, Any]) -> Tokens:
         self._check_conditions(conditions, encoding=True)
         with self._inference():
-            inputs, side = (x, {}) if raw else self.prepare(x, **conditions)
+            inputs, side = self._prepared(x, raw, conditions)
             inputs = inputs.to(self.device)
             # One by one on a CPU: batching gains nothing there, and batch shapes move latents in the last bit.
             parts = inputs.split(1) if inputs.device.type == "cpu" else (inputs,)

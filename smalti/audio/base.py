@@ -81,6 +81,11 @@ class AudioTokenizer(NeuralTokenizer):
             length = round(length * rate / _first(side, "sample_rate", rate))
         return F.pad(waveform[..., :length], (0, max(0, length - waveform.shape[-1])))
 
+    def check_raw(self, inputs: Tensor) -> None:
+        super().check_raw(inputs)
+        if inputs.ndim != 3 or inputs.shape[1] != 1:
+            raise InputError(f"raw audio must be (batch, 1, samples), got {tuple(inputs.shape)}")
+
     def preprocessing(self) -> dict[str, Any]:
         window = None if self.window is None else self.window.model_dump()
         return {"sample_rate": self.sample_rate, "channels": "mean", "window": window}

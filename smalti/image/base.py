@@ -47,6 +47,15 @@ class ImageTokenizer(NeuralTokenizer):
         height, width = (int(extent) for extent in sizes[0])
         return pixels[..., :height, :width]
 
+    def check_raw(self, inputs: Tensor) -> None:
+        super().check_raw(inputs)
+        factor = self.factor
+        if inputs.ndim != 4 or inputs.shape[1] != self.channels or inputs.shape[2] % factor or inputs.shape[3] % factor:
+            raise InputError(
+                f"raw images must be (batch, {self.channels}, height, width) with sides that are multiples of {factor}, "
+                f"got {tuple(inputs.shape)}"
+            )
+
     def preprocessing(self) -> dict[str, Any]:
         return {"range": [-1, 1], "pad": "replicate", "factor": self.factor}
 

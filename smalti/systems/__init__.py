@@ -152,7 +152,8 @@ def load(name_or_folder: str | Path, *, checkpoint: str | Path | None = None) ->
         return _load_shipped(record)
     from smalti.systems.hub import fetch
 
-    return load_official(record.name, fetch(_choose(record, checkpoint), record.name))
+    published = _choose(record, checkpoint)
+    return load_official(record.name, fetch(published, record.name), published.config)
 
 
 def load_official(name: str, path: str | Path, config: Mapping[str, Any] | None = None) -> Any:

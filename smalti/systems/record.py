@@ -30,6 +30,7 @@ class Checkpoint:
         address: where it lies if not on the hub, as the authors give it.
         name: what `load(..., checkpoint=NAME)` takes; by default the stem of `file`, or the last part of `hub`.
         preset: which of the entry's presets it belongs to, where its own tensors do not say.
+        config: values of the official configuration that neither the file nor its tensors hold.
         licence: of the weights; `UNKNOWN` where none is stated for them.
         note: what else one has to know before using it.
     """
@@ -39,6 +40,7 @@ class Checkpoint:
     address: str | None = None
     name: str = ""
     preset: str | None = None
+    config: Mapping[str, Any] | None = None
     licence: str = UNKNOWN
     note: str = ""
 

@@ -146,3 +146,18 @@ def test_tensors_of_something_else_are_refused() -> None:
 def test_wrong_numbers_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         SEANetEncoder.Config(**wrong)
+
+
+@pytest.mark.parametrize("residual_layers", [1, 3])
+def test_long_sounds_in_pieces_are_the_whole(residual_layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    sizes = {"filters": 4, "dimension": 8, "ratios": (4, 3), "residual_layers": residual_layers}
+    for causal in (False, True):
+        encoder = SEANetEncoder.Config(causal=causal, **sizes).build().eval()
+        for time in (1_300, 1_301, 1_311):
+            x = torch.randn(2, time, 1)
+            with torch.no_grad():
+                whole = encoder(x)
+                monkeypatch.setattr("smalti.audio.seanet.SAMPLES_AT_ONCE", 130)
+                torch.testing.assert_close(encoder(x), whole)
+                monkeypatch.undo()

@@ -166,8 +166,21 @@ RECORDS: tuple[Record, ...] = (
         code_licence="MIT",
         weights=(
             *(
-                Checkpoint(hub="FoundationVision/LlamaGen", file=f"{preset}.pt", preset=preset, licence="MIT")
-                for preset in ("c2i_B_256", "c2i_L_256", "c2i_L_384", "c2i_XL_384", "c2i_XXL_384", "c2i_3B_384")
+                Checkpoint(
+                    hub="FoundationVision/LlamaGen",
+                    file=f"{preset}.pt",
+                    preset=preset,
+                    config={"block_size": tokens},
+                    licence="MIT",
+                )
+                for preset, tokens in (
+                    ("c2i_B_256", 256),
+                    ("c2i_L_256", 256),
+                    ("c2i_L_384", 576),
+                    ("c2i_XL_384", 576),
+                    ("c2i_XXL_384", 576),
+                    ("c2i_3B_384", 576),
+                )
             ),
             Checkpoint(hub="peizesun/llamagen_t2i", name="llamagen_t2i", note="text to image; file names not read"),
         ),
