@@ -29,7 +29,7 @@ import smalti.config
 from smalti.audio.conv import Conv1d, PadMode, pad
 from smalti.errors import CheckpointError
 
-# Activations of the first level are then 8 MB; larger ones leave the cache, and are mapped anew each time, page by page.
+# Activations of the first level are then 8 MB; larger ones leave the cache, and are mapped anew at every allocation.
 SAMPLES_AT_ONCE = 2**16
 ELU_AT_ONCE = 2**18  # a scratch tensor of 1 MiB is kept in cache; one as large as the activations costs its allocation
 
@@ -97,7 +97,9 @@ class SEANetEncoder(nn.Module):
             """Samples that one output of the last level hears, but one."""
             reach, step = self.kernel - 1, 1
             for ratio in reversed(self.ratios):
-                reach += sum((self.residual_kernel - 1) * self.dilation_base**j for j in range(self.residual_layers)) * step
+                reach += (
+                    sum((self.residual_kernel - 1) * self.dilation_base**j for j in range(self.residual_layers)) * step
+                )
                 reach, step = reach + (2 * ratio - 1) * step, step * ratio
             return reach
 
@@ -218,7 +220,13 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if config.true_skip else _conv(config, width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(elu_(self.conv1.activated(x))).add_(self.shortcut(x))
+        hidden = elu_(self.conv1.activated(x))
+        if torch.is_grad_enabled() or isinstance(self.shortcut, nn.Identity):
+            return self.conv2(hidden) + self.shortcut(x)
+        # Two matrix products into one sum: no second output, and no pass over both to add them.
+        total = F.linear(x, self.shortcut.weight[..., 0], self.shortcut.bias + self.conv2.bias)
+        total.flatten(0, 1).addmm_(hidden.flatten(0, 1), self.conv2.weight[..., 0].t())
+        return total
 
 
 class SkipLSTM(nn.Module):

@@ -65,7 +65,7 @@ def command(
         print_json({**asdict(done), "model_share": done.model_share, "store": str(out)})
     else:
         _summarise(done, out)
-    if done.failed:
+    if done.without_codes:
         raise typer.Exit(1)
     if not done.encoded and not done.already:
         typer.echo(f"smalti: nothing to encode ({done.skipped} files without a suffix of this medium)", err=True)
@@ -78,5 +78,5 @@ def _summarise(done: Done, out: Path) -> None:
         f"{done.encoded} encoded, {done.failed} failed, {done.already} already there, {done.skipped} skipped; "
         f"{rate:.1f}/s, the model worked {done.model_share:.0%} of the time -> {out}"
     )
-    if done.failed:
-        console().print(f"[yellow]what failed and why: {out / 'errors.jsonl'}[/]")
+    if done.without_codes:
+        console().print(f"[yellow]{done.without_codes} files have no codes; failed and why: {out / 'errors.jsonl'}[/]")

@@ -44,7 +44,8 @@ def command(
             out.print(problem, style="red", markup=False)
         if report.unfinished:
             out.print(f"{report.unfinished} planned shards are not encoded yet: give the same encode command again")
-        out.print(f"{report.shards} shards, {report.samples} samples: {'sound' if report.sound else 'NOT sound'}")
+        state = "NOT sound" if report.problems else "unfinished" if report.unfinished else "sound"
+        out.print(f"{report.shards} shards, {report.samples} samples: {state}")
         if repeated is not None:
             for line in repeated.unreadable:
                 out.print(f"can't be encoded anew: {line}", style="red", markup=False)

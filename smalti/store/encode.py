@@ -73,13 +73,24 @@ class Recipe:
 
 @dataclass
 class Progress:
-    """How far a run is, for progress bars and summaries."""
+    """How far a run is, for progress bars and summaries.
+
+    Args:
+        planned: inputs that this run has to do.
+        encoded, failed: of those, so far.
+        skipped: files passed over because of their suffix.
+        already: inputs that earlier runs encoded.
+        without_codes: inputs of the whole store that failed when they were last tried, known when the run ends.
+        seconds: since the run began.
+        model_seconds: of those, in the model.
+    """
 
     planned: int = 0
     encoded: int = 0
     failed: int = 0
     skipped: int = 0
     already: int = 0
+    without_codes: int = 0
     seconds: float = 0.0
     model_seconds: float = 0.0
 
@@ -250,7 +261,8 @@ class Run:
         todo = plans.missing()
         ids = {each.id for shard in todo for each in shard.inputs}
         self.progress.planned, self.progress.skipped = len(ids), found.skipped
-        self.progress.already = sum(each.id in done and each.id not in ids for each in found.inputs)
+        failed = plans.failed()
+        self.progress.already = len({each.id for each in found.inputs} & (done - ids - failed.keys()))
         self._tell()
         refreshed = time.monotonic()
         for shard in todo:
@@ -260,6 +272,7 @@ class Run:
                 refreshed = time.monotonic()
         if plans.shards:
             self._refresh(plans)
+        self.progress.without_codes = int(self.header["failed"])
         self._tell()
         return self.progress
 

@@ -8,6 +8,7 @@ import random
 import struct
 import time
 import wave
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -181,10 +182,11 @@ def test_bytes_changed_at_random_never_crash() -> None:
             assert bool(torch.isfinite(samples).all())
 
 
+STARTS = [b"", b"RIFF\x00\x00\x00\x00WAVE", b"fLaC", b"OggS", b"ID3", b"\xff\xfb"]
+
+
 @settings(max_examples=200, deadline=None)
-@given(
-    st.binary(max_size=400), st.sampled_from([b"", b"RIFF\x00\x00\x00\x00WAVE", b"fLaC", b"OggS", b"ID3", b"\xff\xfb"])
-)
+@given(data=st.binary(max_size=400), start=st.sampled_from(STARTS))
 def test_what_is_no_audio_is_refused(data: bytes, start: bytes) -> None:
     with pytest.raises(InputError):
         read_audio(start + data)
@@ -208,12 +210,8 @@ def test_empty_missing_and_wrong_files_are_refused_by_name(tmp_path: Path) -> No
     empty, text = tmp_path / "empty.wav", tmp_path / "text.wav"
     empty.write_bytes(b"")
     text.write_text("not a sound")
-    for path, reason in (
-        (empty, "is empty"),
-        (text, "is not WAV"),
-        (tmp_path / "none.wav", "not exist"),
-        (tmp_path, "opened"),
-    ):
+    none = tmp_path / "none.wav"
+    for path, reason in ((empty, "is empty"), (text, "is not WAV"), (none, "not exist"), (tmp_path, "opened")):
         with pytest.raises(InputError, match=reason) as caught:
             read_audio(path)
         assert path.name in str(caught.value)
@@ -289,8 +287,6 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
     rate_to=st.sampled_from([8_000, 16_000, 24_000, 44_100, 48_000]),
 )
 def test_resampled_lengths_are_rounded_halves_up(length: int, rate_from: int, rate_to: int) -> None:
-    from fractions import Fraction
-
     exact = Fraction(length * rate_to, rate_from) + Fraction(1, 2)
     expected = max(1, exact.numerator // exact.denominator)
     assert resampled_length(length, rate_from, rate_to) == expected

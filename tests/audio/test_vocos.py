@@ -103,10 +103,9 @@ def test_inverse_stft_against_sums_written_out() -> None:
             value = 0.0
             for k in range(size // 2 + 1):
                 twice = 1 if k in (0, size // 2) else 2
-                turned = spectrum[0, t, k] * complex(
-                    math.cos(2 * math.pi * k * n / size), math.sin(2 * math.pi * k * n / size)
-                )
-                value += twice * turned.real.item() / size
+                angle = 2 * math.pi * k * n / size
+                turned = spectrum[0, t, k].item() * complex(math.cos(angle), math.sin(angle))
+                value += twice * turned.real / size
             total[t * hop + n] += value * window[n].item()
             weight[t * hop + n] += window[n].item() ** 2
     edge = (size - hop) // 2
