@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smalti.bits import pack_rows, unpack_rows
 from smalti.errors import InputError
-from smalti.tokens import Latents, Stream, Tokens, pack_rows, unpack_rows
+from smalti.tokens import Latents, Stream, Tokens
 
 VOCABS = st.one_of(st.integers(1, 70), st.integers(2**31, 2**33), st.just(2**63), st.integers(2**40, 2**63))
 

@@ -79,7 +79,7 @@ class Conv1d(nn.Module):
         return out.permute(0, 2, 3, 1)[:, 0]
 
     def _taps_are_rows(self, x: Tensor) -> bool:
-        if self.in_channels < WIDE or x.device.type != "cpu" or torch.is_grad_enabled() or not x.is_contiguous():
+        if self.in_channels < WIDE or x.device.type != "cpu" or not sums_in_place(x) or not x.is_contiguous():
             return False
         return self.stride == 1 or (self.dilation == 1 and self.kernel % self.stride == x.shape[1] % self.stride == 0)
 
@@ -97,6 +97,11 @@ class Conv1d(nn.Module):
         # Rows that reach from one sequence into the next are computed too, and dropped here.
         whole = F.pad(out, (0, 0, 0, len(rows) - length)).view(len(x), -1, self.out_channels)
         return whole[:, : whole.shape[1] - (taps - 1) * self.dilation]
+
+
+def sums_in_place(x: Tensor) -> bool:
+    """Whether products may be added into a tensor in place: no gradient is recorded, and autocast mixes no types."""
+    return not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
 
 
 def pad(x: Tensor, left: int, right: int, mode: PadMode) -> Tensor:

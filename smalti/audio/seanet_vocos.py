@@ -79,6 +79,7 @@ class SEANetVocos(AudioTokenizer):
     """
 
     code_parts: ClassVar[tuple[str, ...]] = ("encoder", "quantizer")
+    config: CodecConfig
 
     def __init__(self, config: CodecConfig, quantizer: Quantizer) -> None:
         super().__init__(config)
@@ -92,6 +93,13 @@ class SEANetVocos(AudioTokenizer):
     def example(cls, batch: int = 2, seed: int = 0) -> dict[str, Any]:
         draw = torch.Generator().manual_seed(seed)
         return {"x": torch.rand(batch, 1, 250, generator=draw) - 0.5}
+
+    def folded(self) -> Self:
+        """The same tokenizer with plain weights in its encoder, which are quicker than the weight norm of training."""
+        encoder = self.config.encoder.replace(weight_norm=False)
+        plain: Self = self.config.replace(encoder=encoder).build()
+        fill(plain, fold_weight_norm(self.state_dict()), "the folded tokenizer")
+        return plain.to(self.device).train(self.training)
 
     def analysis(self, inputs: Tensor, options: Any) -> Tensor:
         if inputs.ndim != 3 or inputs.shape[1] != 1:
@@ -148,11 +156,24 @@ def read_networks(layout: Layout, state: Mapping[str, Tensor], *, causal: bool) 
     return {"encoder": encoder, "backbone": backbone, "head": head}, table
 
 
-def read_fields(layout: Layout, config: Mapping[str, Any]) -> dict[str, Any]:
+def tokenizer_part(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a published state belongs to the tokenizer, with plain convolution weights."""
+    return fold_weight_norm(drop(state, layout.ignored))
+
+
+def constructor_arguments(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The arguments inside a Lightning yaml (`model.init_args`), or the mapping itself."""
+    for step in ("model", "init_args"):
+        inner = (config or {}).get(step)
+        config = inner if isinstance(inner, Mapping) else config
+    return config or {}
+
+
+def stated(layout: Layout, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the published configuration states, under our dotted names."""
     found = {}
     for place, name in layout.fields.items():
-        value: Any = config
+        value: Any = arguments
         for step in place.split("."):
             value = value.get(step) if isinstance(value, Mapping) else None
         if value is not None:
@@ -160,17 +181,12 @@ def read_fields(layout: Layout, config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def check_fields(stated: Mapping[str, Any], config: CodecConfig) -> None:
+def check_stated(fields: Mapping[str, Any], config: CodecConfig) -> None:
     """Raises CheckpointError if the published configuration states another size than the tensors have."""
-    for name, value in stated.items():
+    for name, value in fields.items():
         read = reduce(getattr, name.split("."), config)
         if read != value:
             raise CheckpointError(f"the configuration says {name} = {value!r}, the tensors say {read!r}")
-
-
-def folded(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tokenizer's part of a published state, with plain convolution weights."""
-    return fold_weight_norm(drop(state, layout.ignored))
 
 
 def fill_official(tokenizer: SEANetVocos, table: KeyTable, state: Mapping[str, Tensor], what: str) -> None:

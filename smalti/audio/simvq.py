@@ -24,12 +24,13 @@ from smalti.audio.seanet_vocos import (
     CodecConfig,
     Layout,
     SEANetVocos,
-    check_fields,
+    check_stated,
+    constructor_arguments,
     fill_official,
-    folded,
-    read_fields,
     read_networks,
+    stated,
     tiny_networks,
+    tokenizer_part,
 )
 from smalti.audio.vocos import VocosBackbone
 from smalti.checkpoint import prefer_averaged, take
@@ -52,6 +53,7 @@ LAYOUT = Layout(
         "quantconfig.n_e": "codes",
         "quantconfig.e_dim": "encoder.dimension",
         "quantconfig.beta": "commitment_weight",
+        "quantconfig.legacy": "legacy_training",
     },
     ignored=("decoder.*", "loss.*"),  # a SEANet decoder that is never used; discriminators
 )
@@ -113,18 +115,14 @@ class SimVQAudio(SEANetVocos):
             CheckpointError: if a key is missing, unknown, or of an impossible shape, or the configuration contradicts
                 the tensors.
         """
-        settings = _settings(config or {})
-        stated = read_fields(LAYOUT, settings)
-        state = folded(LAYOUT, prefer_averaged(state))
-        networks, table = read_networks(LAYOUT, state, causal=stated.get("encoder.causal", True))
-        told = {name: stated[name] for name in ("sample_rate", "commitment_weight") if name in stated}
-        built = cls.Config(
-            codes=len(take(state, "quantize.embedding.weight")),
-            legacy_training=legacy_training and settings.get("quantconfig", {}).get("legacy", False),
-            **told,
-            **networks,
-        )
-        check_fields(stated, built)
+        fields = stated(LAYOUT, constructor_arguments(config))
+        legacy = fields.pop("legacy_training", False) and legacy_training
+        state = tokenizer_part(LAYOUT, prefer_averaged(state))
+        networks, table = read_networks(LAYOUT, state, causal=fields.get("encoder.causal", True))
+        told = {name: fields[name] for name in ("sample_rate", "commitment_weight") if name in fields}
+        rows = take(state, "quantize.embedding.weight")
+        built = cls.Config(codes=len(rows), legacy_training=legacy, **told, **networks)
+        check_stated(fields, built)
         tokenizer = cls(built)
         fill_official(tokenizer, table, state, "the SimVQ checkpoint")
         return tokenizer.eval()
@@ -136,9 +134,3 @@ SimVQAudio.presets = {
     "simvq_65k": SimVQAudio.Config(codes=65536),
     "simvq_262k": SimVQAudio.Config(codes=262144),
 }
-
-
-def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The constructor's arguments inside a yaml (`model.init_args`), or the mapping itself."""
-    model = config.get("model", config)
-    return model.get("init_args", model)

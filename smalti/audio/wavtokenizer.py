@@ -26,12 +26,13 @@ from smalti.audio.seanet_vocos import (
     CodecConfig,
     Layout,
     SEANetVocos,
-    check_fields,
+    check_stated,
+    constructor_arguments,
     fill_official,
-    folded,
-    read_fields,
     read_networks,
+    stated,
     tiny_networks,
+    tokenizer_part,
 )
 from smalti.audio.vocos import ISTFTHead
 from smalti.checkpoint import take
@@ -177,13 +178,13 @@ class WavTokenizer(SEANetVocos):
         """
         state = {key.removeprefix(SUB_MODEL): value for key, value in state.items()}
         layout = _layout(state)
-        state = folded(layout, state)
+        state = tokenizer_part(layout, state)
         networks, table = read_networks(layout, state, causal=False)
-        stated = read_fields(layout, _settings(config or {}))
-        told = {name: stated[name] for name in ("sample_rate", "kmeans_iterations") if name in stated}
+        fields = stated(layout, constructor_arguments(config))
+        told = {name: fields[name] for name in ("sample_rate", "kmeans_iterations") if name in fields}
         rows = take(state, table.official("quantizer.alphabet.vectors.weight"))
         built = cls.Config(codes=len(rows), legacy_training=legacy_training, **told, **networks)
-        check_fields(stated, built)
+        check_stated(fields, built)
         started = table.official("quantizer.alphabet.started")
         state[started] = take(state, started).reshape(()) != 0  # published as one float
         tokenizer = cls(built)
@@ -251,9 +252,3 @@ def _layout(state: Mapping[str, Tensor]) -> Layout:
         f"not a WavTokenizer checkpoint: it has neither {LIGHTNING.encoder}* nor {TRANSFORMERS.encoder}*, but "
         f"{sorted(state)[:4]}"
     )
-
-
-def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The constructor's arguments inside a yaml (`model.init_args`), or the mapping itself."""
-    model = config.get("model", config)
-    return model.get("init_args", model)

@@ -52,7 +52,7 @@ class ImageTokenizer(NeuralTokenizer):
         factor = self.factor
         if inputs.ndim != 4 or inputs.shape[1] != self.channels or inputs.shape[2] % factor or inputs.shape[3] % factor:
             raise InputError(
-                f"raw images must be (batch, {self.channels}, height, width) with sides that are multiples of {factor}, "
+                f"raw images must be (batch, {self.channels}, height, width), both sides multiples of {factor}, "
                 f"got {tuple(inputs.shape)}"
             )
 

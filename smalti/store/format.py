@@ -28,8 +28,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from smalti.bits import pack_rows, unpack_rows
 from smalti.errors import StoreError
-from smalti.tokens import DEFAULT_STREAM, Side, Stream, StreamSpec, Tokens, code_dtype, pack_rows, unpack_rows
+from smalti.tokens import DEFAULT_STREAM, Side, Stream, StreamSpec, Tokens, code_dtype
 
 FORMAT = 1
 HEADER, ERRORS, SHARDS, PLANS, LOCK = "store.json", "errors.jsonl", "shards", "plan", ".lock"

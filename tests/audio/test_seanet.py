@@ -116,6 +116,16 @@ def test_gradients_do_not_depend_on_overwriting() -> None:
     assert torch.autograd.grad(recorded.sum(), encoder.conv_in.weight)[0].abs().sum() > 0
 
 
+def test_validation_under_autocast_runs() -> None:
+    torch.manual_seed(0)
+    encoder = SEANetEncoder.Config(filters=256, dimension=8, ratios=(2,), lstm_layers=0).build()
+    x = torch.randn(1, 9, 1)
+    with torch.no_grad():
+        exact = encoder(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(encoder(x).float(), exact, rtol=0.1, atol=0.05)
+
+
 def test_input_is_never_overwritten() -> None:
     for time in (1, 6, 37):
         encoder = SEANetEncoder.Config(filters=4, dimension=8, ratios=(3,)).build()

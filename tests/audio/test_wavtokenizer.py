@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -203,6 +205,11 @@ def test_a_tensor_too_many_is_refused_by_its_name() -> None:
         WavTokenizer.from_official(None, {**official(), "extra_module.weight": torch.zeros(1)})
 
 
+@pytest.mark.parametrize("config", [{}, {"model": "a name"}, {"model": {"init_args": None}}, {"architectures": ["X"]}])
+def test_a_configuration_that_says_nothing_of_it_changes_nothing(config: dict[str, Any]) -> None:
+    assert WavTokenizer.from_official(config, official()).config == WavTokenizer.from_official(None, official()).config
+
+
 def test_another_kind_of_checkpoint_is_refused() -> None:
     with pytest.raises(CheckpointError, match="not a WavTokenizer checkpoint"):
         WavTokenizer.from_official(None, {"encoder.conv_in.weight": torch.zeros(1)})
@@ -259,6 +266,16 @@ def test_the_window_is_part_of_what_decides_codes() -> None:
     other = WavTokenizer.Config.tiny().replace(window=None).build()
     other.load_state_dict(one.state_dict())
     assert one.codes_hash != other.codes_hash
+
+
+def test_weight_norm_of_training_folds_away() -> None:
+    torch.manual_seed(0)
+    config = WavTokenizer.Config.tiny()
+    trained = config.replace(encoder=config.encoder.replace(weight_norm=True)).build().eval()
+    plain, x = trained.folded(), torch.randn(1, 1, 500)
+    assert not plain.config.encoder.weight_norm
+    torch.testing.assert_close(plain.latents(x), trained.latents(x))
+    assert torch.equal(plain.encode(x).codes, trained.encode(x).codes)
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from smalti.bits import pack_rows, unpack_rows
 from smalti.image.photo import PhotoTokenizer
 from smalti.store import TokenStore, encode_paths
-from smalti.tokens import pack_rows, unpack_rows
 
 PAGE = (Path(__file__).parents[2] / "docs" / "token-store.md").read_text()
 VECTORS = re.findall(r"^\| ([\d, ]+) \| ([\d, ()]+) \| ([0-9a-f ]+) \|$", PAGE, re.MULTILINE)
