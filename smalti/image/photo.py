@@ -91,8 +91,8 @@ class PhotoTokenizer(ImageTokenizer):
         """
 
         patch: int = Field(4, ge=1, le=16)
-        widths: tuple[int, ...] = Field((80, 160), min_length=1, max_length=5)
-        encoder_blocks: int = Field(3, ge=1)
+        widths: tuple[int, ...] = Field((72, 144), min_length=1, max_length=5)
+        encoder_blocks: int = Field(2, ge=1)
         decoder_blocks: int = Field(4, ge=1)
         levels: tuple[int, ...] = Field((8, 8, 8, 5, 5, 5), min_length=1)
 
