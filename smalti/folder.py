@@ -68,6 +68,7 @@ def write_folder(
         tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
         save_file(tensors, staged / MODEL_FILE)
         (staged / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
+        (staged / MODEL_FILE).chmod(0o644)  # made private by the libraries that make temporary folders and files
         staged.chmod(0o755)
         if target.exists():
             replaced = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))

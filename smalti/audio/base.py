@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 import smalti.config
-from smalti.audio.io import resample
+from smalti.audio.io import resample, resampled_length
 from smalti.errors import InputError
 from smalti.tokenizer import Condition, NeuralTokenizer
 from smalti.tokens import Side
@@ -78,7 +78,7 @@ class AudioTokenizer(NeuralTokenizer):
         # The length in side counts samples of the stored rate; another rate than that one keeps all that came out.
         length = _first(side, "length", waveform.shape[-1])
         if rate != _first(side, "sample_rate", rate):
-            length = round(length * rate / _first(side, "sample_rate", rate))
+            length = resampled_length(length, _first(side, "sample_rate", rate), rate)
         return F.pad(waveform[..., :length], (0, max(0, length - waveform.shape[-1])))
 
     def check_raw(self, inputs: Tensor) -> None:

@@ -31,6 +31,7 @@ from smalti.errors import CheckpointError
 
 # Activations of the first level are then 8 MB; larger ones leave the cache, and are mapped anew at every allocation.
 SAMPLES_AT_ONCE = 2**16
+LOG2_E = math.log2(math.e)
 ELU_AT_ONCE = 2**18  # a scratch tensor of 1 MiB is kept in cache; one as large as the activations costs its allocation
 
 
@@ -273,11 +274,11 @@ def elu_(x: Tensor) -> Tensor:
         return F.elu(x)
     if x.device.type != "cpu":
         return F.elu_(x)
-    # exp(min(x,0)) - 1 lies above x below zero and is 0 above it. torch's ELU spends half as long again on expm1, for
-    # an absolute error of 3e-8 instead of 5e-8.
+    # exp(min(x,0)) - 1 lies above x below zero and is 0 above it. torch's ELU takes twice as long, because expm1 costs
+    # four times what exp2 does; its error is 3e-8 at most, this one's 7e-8.
     scratch = torch.empty(min(x.numel(), ELU_AT_ONCE), dtype=x.dtype)
     for piece in x.view(-1).split(ELU_AT_ONCE):
-        negative = torch.clamp(piece, max=0, out=scratch[: len(piece)]).exp_().sub_(1)
+        negative = torch.mul(piece, LOG2_E, out=scratch[: len(piece)]).clamp_(max=0).exp2_().sub_(1)
         torch.maximum(piece, negative, out=piece)
     return x
 
