@@ -24,7 +24,6 @@ from smalti.bench.reconstruction import criteria
 from smalti.errors import ConfigError, require
 from smalti.image.io import to_image, to_tensor
 
-FULL_SIZE = (Fraction(1),)
 SCALES = (Fraction(1), Fraction(3, 4), Fraction(1, 2), Fraction(3, 8), Fraction(1, 4), Fraction(1, 8))
 QUALITIES = range(1, 101)  # of Pillow's JPEG and WebP
 
@@ -59,14 +58,17 @@ class Coded:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def picture(pixels: Tensor, budget: int, codec: str, scales: Sequence[Fraction] = FULL_SIZE) -> Coded:
+def pictures(pixels: Tensor, budget: int, codec: str, scales: Sequence[Fraction] = SCALES) -> tuple[Coded, Coded]:
     """A picture in at most so many bytes, as well as the codec can.
 
     Args:
         pixels: (3,H,W), uint8 or floating in [0,1].
         budget: bytes.
         codec: one of `PICTURE_CODECS`.
-        scales: sizes to try, as shares of the original's; the one with the highest PSNR is taken.
+        scales: sizes to try, as shares of the original's, the largest first.
+
+    Returns:
+        at the first scale, and at the one with the highest PSNR; they may be the same.
 
     Raises:
         ConfigError: for another codec.
@@ -75,8 +77,15 @@ def picture(pixels: Tensor, budget: int, codec: str, scales: Sequence[Fraction] 
         raise ConfigError(f"{codec!r} is no classical codec of pictures: choose one of {', '.join(PICTURE_CODECS)}")
     image, psnr = to_image(pixels), criteria("image")[0]
     reference = to_tensor(image)
-    attempts = [_at_scale(image, budget, codec, scale) for scale in scales]
-    return max(_smallest(attempts), key=lambda coded: psnr.value(reference, coded.decoded))
+    first = best = _at_scale(image, budget, codec, scales[0])
+    highest = psnr.value(reference, best.decoded)
+    for scale in scales[1:]:
+        coded = _at_scale(image, budget, codec, scale)
+        value = psnr.value(reference, coded.decoded)
+        if best.fits and value < highest:
+            break  # quality over scales has one peak
+        best, highest = coded, value
+    return first, best
 
 
 def _at_scale(image: Image.Image, budget: int, codec: str, scale: Fraction) -> Coded:
@@ -147,6 +156,13 @@ def _opus(samples: Tensor, rate: int, bit_rate: int) -> bytes:
     return buffer.getvalue()
 
 
+def _smallest(attempts: Sequence[Coded]) -> list[Coded]:
+    """The files that fit; where none does, the smallest and those that are hardly larger."""
+    least = min(len(coded.data) for coded in attempts)
+    limit = attempts[0].budget if least <= attempts[0].budget else SLACK * least
+    return [coded for coded in attempts if len(coded.data) <= limit]
+
+
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
@@ -165,10 +181,3 @@ def _highest(settings: range, budget: int, encode: Callable[[int], bytes]) -> tu
         else:
             high = middle - 1
     return best
-
-
-def _smallest(attempts: Sequence[Coded]) -> list[Coded]:
-    """The files that fit; where none does, the smallest, and those that are larger by no more than a header."""
-    least = min(len(coded.data) for coded in attempts)
-    limit = attempts[0].budget if least <= attempts[0].budget else SLACK * least
-    return [coded for coded in attempts if len(coded.data) <= limit]

@@ -103,7 +103,7 @@ def _colours(along: Tensor) -> Pixels:
     return (255 * encoded).round().astype(np.uint8)
 
 
-def spectrogram(waveform: Tensor, rate: int, loudest: float | None = None, columns: int = 1000) -> tuple[Pixels, float]:
+def spectrogram(waveform: Tensor, rate: int, loudest: float | None = None, columns: int = 480) -> tuple[Pixels, float]:
     """A picture of a sound, low tones at the bottom.
 
     Args:
@@ -133,7 +133,7 @@ def rank_curve(counts: Sequence[Tensor], names: Sequence[str], vocab: int) -> st
         names: of the slots.
         vocab: where the axis of ranks ends.
     """
-    width, height, left, bottom, top = 640, 240, 56, 34, 14
+    width, height, left, bottom, top = 640, 260, 56, 34, 30
     highest = max(int(count.max()) for count in counts)
     x_top, y_top = max(1.0, math.log10(vocab)), max(1.0, math.log10(highest))
 
@@ -168,5 +168,5 @@ def rank_curve(counts: Sequence[Tensor], names: Sequence[str], vocab: int) -> st
             f"{escape(name)}</text>"
         )
     parts.append(f'<text x="{(left + width) / 2:.0f}" y="{height - 4}" text-anchor="middle">rank of the code</text>')
-    parts.append(f'<text x="{left + 6}" y="{top + 10}">times it came</text></svg>')
+    parts.append(f'<text x="{left - 40}" y="{top - 14}">times it came</text></svg>')
     return "".join(parts)

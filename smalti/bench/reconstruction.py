@@ -121,19 +121,24 @@ class Failed:
 
 
 def reconstruct(
-    tokenizer: NeuralTokenizer, inputs: Sequence[Input], *, size: int | None = None, rate: int | None = None
+    tokenizer: NeuralTokenizer,
+    inputs: Sequence[Input],
+    *,
+    size: int | None = None,
+    rate: int | None = None,
+    warm: bool = False,
 ) -> Iterator[Reconstructed | Failed]:
     """Encodes and decodes files one by one, in order.
-
-    The first file is done once before it is metered, so that what is set up only once does not count.
 
     Args:
         tokenizer: on its device.
         inputs: files of its modality.
         size: images: shorter side and centre crop to this square, or None for whole pictures.
         rate: audio: resampled to this rate before it is encoded, or None for its own.
+        warm: the tokenizer has been at work already; else the first file is done once before it is metered, so that
+            what is set up only once does not count.
     """
-    files, meter, warm = media(tokenizer.modality), Meter(tokenizer.device), False
+    files, meter = media(tokenizer.modality), Meter(tokenizer.device)
     for each in inputs:
         try:
             sample = _at_rate(files.read(each.path, size), rate)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -39,6 +40,7 @@ class Panel:
         facts: short lines under it.
         picture, sound: what there is of it.
         crisp: show the picture's pixels as squares.
+        wide: take a line of its own.
     """
 
     title: str
@@ -46,6 +48,7 @@ class Panel:
     picture: Media | None = None
     sound: Media | None = None
     crisp: bool = False
+    wide: bool = False
 
     def html(self) -> str:
         parts = []
@@ -56,7 +59,8 @@ class Panel:
         if self.sound is not None:
             parts.append(f'<audio controls preload="metadata" src="{self.sound.address}"></audio>')
         facts = "".join(f"<span>{escape(fact)}</span>" for fact in self.facts)
-        return f"<figure>{''.join(parts)}<figcaption><b>{escape(self.title)}</b>{facts}</figcaption></figure>"
+        kind = ' class="wide"' if self.wide else ""
+        return f"<figure{kind}>{''.join(parts)}<figcaption><b>{escape(self.title)}</b>{facts}</figcaption></figure>"
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,15 @@ class Panels:
 
     Args:
         title: what they all show.
-        panels: from left to right.
-        columns: how many stand in one line on a wide screen; by default all of them.
+        panels: from left to right, in one line on a wide screen.
     """
 
     title: str
     panels: Sequence[Panel]
-    columns: int | None = None
 
     def html(self) -> str:
         figures = "".join(panel.html() for panel in self.panels)
-        columns = self.columns or len(self.panels)
+        columns = sum(not panel.wide for panel in self.panels)
         return f'<h3>{escape(self.title)}</h3><div class="panels" style="--columns:{columns}">{figures}</div>'
 
 
@@ -87,17 +89,20 @@ class Table:
         headings: of the columns; the first column is text.
         rows: as many cells each.
         note: a line below.
+        strong: the first row is what the others are compared with.
     """
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    strong: bool = False
 
     def html(self) -> str:
         head = "".join(f"<th>{escape(heading)}</th>" for heading in self.headings)
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
         note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        kind = ' class="strong"' if self.strong else ""
+        table = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f'<div class="scroll">{table}</div>{note}'
 
 
@@ -194,7 +199,8 @@ class Page:
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(self.title)}</title><style>{(assets / 'report.css').read_text()}</style></head><body><main>"
+            f"<title>{escape(self.title)}</title><style>{(assets / 'report.css').read_text()}</style></head>"
+            "<body><main>"
             f'<h1>{escape(self.title)}</h1><p class="lead">{escape(self.lead)}</p><div class="cards">{cards}</div>'
             f"{''.join(section.html() for section in self.sections)}"
             f"<footer>{''.join(f'<p>{escape(line)}</p>' for line in self.foot)}</footer></main>"
@@ -211,9 +217,10 @@ class Page:
         staged = target.with_suffix(".tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_text(self.html(), encoding="utf-8")
+            staged.write_text(self.html(), encoding="utf-8", errors="replace")
             staged.replace(target)
         except OSError as error:
-            staged.unlink(missing_ok=True)
+            with suppress(OSError):
+                staged.unlink()
             raise InputError(f"{target} can't be written: {error.strerror or error}") from None
         return target

@@ -35,11 +35,10 @@ def codec() -> SpeechCodec:
     return SpeechCodec.Config.tiny().build().eval()  # type: ignore[return-value]
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Two pictures and a file that is none."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pictures and a file that is none. Nobody writes here."""
+    folder = tmp_path_factory.mktemp("photos")
     for seed, (height, width) in enumerate(((48, 64), (41, 53))):
         Image.fromarray(noise(height, width, seed=seed)).save(folder / f"{seed}.png")
     (folder / "broken.png").write_bytes(b"no picture")
@@ -54,11 +53,10 @@ def tone(seconds: float, rate: int = 16_000) -> torch.Tensor:
     return torch.from_numpy(0.1 * voice + 0.01 * rng.standard_normal(len(time))).float()[None]
 
 
-@pytest.fixture
-def sounds(tmp_path: Path) -> Path:
-    """A sound, and silence."""
-    folder = tmp_path / "sounds"
-    folder.mkdir()
+@pytest.fixture(scope="session")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound, and silence. Nobody writes here."""
+    folder = tmp_path_factory.mktemp("sounds")
     write_audio(folder / "tone.wav", tone(1.0), 16_000)
     write_audio(folder / "silence.wav", torch.zeros(1, 8_000), 16_000)
     return folder

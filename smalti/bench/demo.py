@@ -1,0 +1,161 @@
+"""The demo: real photos and real speech into tokens and back, and a page that shows what became of them.
+
+    photos (scikit-image's wheel, or a folder) ──PhotoExhibit──┐
+    speech (a wheel, a shipped clip, a folder) ──SoundExhibit──┴──► Page ──► OUT/report/index.html
+
+Nothing is downloaded: the inputs lie in packages that are installed, or in this one.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+import smalti
+from smalti.bench.exhibit import Exhibit, Findings, Source, Tell, files_of, short
+from smalti.bench.photo_exhibit import PhotoExhibit
+from smalti.bench.report import Page, Table
+from smalti.bench.sound_exhibit import SoundExhibit
+from smalti.errors import InputError, MissingDependencyError, UnavailableError
+from smalti.store.media import media
+from smalti.store.plan import find_inputs
+from smalti.tokenizer import NeuralTokenizer
+
+PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
+PHOTO_CREDIT = (
+    "Photos, as scikit-image distributes them: astronaut, NASA, public domain; coffee, Rachel Michetti, public domain; "
+    "chelsea, Stéfan van der Walt, CC0; rocket, SpaceX, CC0."
+)
+EXHIBITS: Mapping[str, type[Exhibit]] = {"image": PhotoExhibit, "audio": SoundExhibit}
+CLIP = "assets/beckett.wav"  # in the wheel of useful-moonshine-onnx
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a run gave.
+
+    Args:
+        page: where it is.
+        comparisons: title and table of each section, for the terminal.
+        problems: files that were skipped and whatever else went wrong, in lines.
+    """
+
+    page: Path
+    comparisons: Sequence[tuple[str, Table]]
+    problems: Sequence[str]
+
+
+def run_demo(
+    tokenizers: Sequence[tuple[NeuralTokenizer, str]], sources: Sequence[Source], out: Path, tell: Tell
+) -> Demo:
+    """Runs an exhibit per tokenizer and writes the page.
+
+    Args:
+        tokenizers: each with the name that the user knows it by.
+        sources: the files of each.
+        out: the folder that everything goes into.
+        tell: called with what is being done.
+
+    Raises:
+        InputError: if none of the files of a tokenizer can be used, or the folder can't be written.
+        StoreError: if a store there is damaged or being written.
+    """
+    exhibits = [
+        exhibit_of(tokenizer, reference, source, out)
+        for (tokenizer, reference), source in zip(tokenizers, sources, strict=True)
+    ]
+    findings = [exhibit.run(tell) for exhibit in exhibits]
+    tell("writing the page")
+    page = _page(exhibits, findings).write(out / "report")
+    comparisons = [(e.title, e.comparison(found)) for e, found in zip(exhibits, findings, strict=True)]
+    return Demo(page, comparisons, [line for found in findings for line in found.problems])
+
+
+def demo_photos() -> Source:
+    """Four photos that lie in the wheel of scikit-image, which is not imported.
+
+    Raises:
+        MissingDependencyError: if it is not installed.
+    """
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
+        raise MissingDependencyError(
+            "the photos of the demo lie in scikit-image, which is not installed: pip install 'smalti[demo]', "
+            "or give photos of your own with --images FOLDER"
+        )
+    paths = [Path(package.origin).parent / "data" / name for name in PHOTOS]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise MissingDependencyError(f"this scikit-image lacks {missing}: give photos with --images FOLDER")
+    return Source(paths, "Four photos from the wheel of scikit-image.", PHOTO_CREDIT)
+
+
+def demo_speech() -> Source:
+    """The recording in the wheel of useful-moonshine-onnx, where it is installed, else a clip that was synthesised."""
+    package = find_spec("moonshine_onnx")
+    path = None if package is None or package.origin is None else Path(package.origin).parent / CLIP
+    if path is not None and path.is_file():
+        credit = "Speech: beckett.wav of the package useful-moonshine-onnx, MIT licence."
+        return Source([path], "A recording of ten seconds from the wheel of useful-moonshine-onnx.", credit)
+    clip = Path(str(files("smalti.bench") / "assets" / "speech.flac"))
+    return Source([clip], "A synthetic voice: no recording was found (pip install --no-deps useful-moonshine-onnx).")
+
+
+def own_files(folder: Path, modality: str, limit: int) -> Source:
+    """Files of the user's, or one of them.
+
+    Args:
+        folder: a folder, or a file.
+        modality: whose suffixes count.
+        limit: at most so many, by name.
+
+    Raises:
+        InputError: if there are none.
+    """
+    found = find_inputs([folder], media(modality).suffixes).inputs
+    if not found:
+        raise InputError(f"{folder} holds no file with an {modality} suffix")
+    some = f"the first {limit} of {len(found)}" if len(found) > limit else str(len(found))
+    return Source([each.path for each in found[:limit]], f"Files of {folder}: {some}.")
+
+
+def exhibit_of(tokenizer: NeuralTokenizer, reference: str, source: Source, folder: Path) -> Exhibit:
+    """The exhibit for a tokenizer's modality.
+
+    Raises:
+        UnavailableError: if there is none yet.
+    """
+    if tokenizer.modality not in EXHIBITS:
+        raise UnavailableError(f"{reference} is of modality {tokenizer.modality!r}; {', '.join(EXHIBITS)} can be shown")
+    return EXHIBITS[tokenizer.modality](tokenizer, reference, source, folder)
+
+
+def _page(exhibits: Sequence[Exhibit], findings: Sequence[Findings]) -> Page:
+    cards: list[tuple[str, str]] = []
+    foot = [
+        f"Smalti {smalti.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{platform.system()} on {platform.machine()}, {torch.get_num_threads()} threads."
+    ]
+    for exhibit, found in zip(exhibits, findings, strict=True):
+        tally = found.tally
+        scores = list(tally.scores.items())
+        codes = sum(each.tokens.codes.numel() for each in found.shown)
+        cards.append((f"{codes:,}", f"codes, {exhibit.title.lower()} ({files_of(found.shown)})"))
+        cards.append((short(tally.bits / tally.extent), f"{tally.unit.bits}, {exhibit.title.lower()}"))
+        cards += [
+            (f"{short(score.mean)} {score.criterion.unit}".strip(), f"{score.criterion.label}, {exhibit.title.lower()}")
+            for _, score in scores
+            if score.criterion.label in ("PSNR", "SSIM", "STOI", "mel distance") and score.mean is not None
+        ]
+        named = ", ".join(f"{score.criterion.label} = {protocol}" for protocol, score in scores)
+        foot.append(f"{exhibit.title}: {named}.")
+        foot += [exhibit.source.credit] if exhibit.source.credit else []
+    lead = "Photos and sound became discrete tokens, were stored and verified, and came back."
+    sections = [exhibit.section(found) for exhibit, found in zip(exhibits, findings, strict=True)]
+    return Page("Tokens and back", lead, cards, sections, foot)
