@@ -137,7 +137,7 @@ class SEANet:
         layers = sum(key.startswith("weight_ih") for key in own)
         lstm = nn.LSTM(own["weight_ih_l0"].shape[1], own["weight_hh_l0"].shape[1], layers)
         lstm.load_state_dict(own)
-        return lstm
+        return lstm.requires_grad_(False)
 
 
 def vocos_decode(state: State, vectors: Tensor, hop: int, bandwidth: int = 0) -> Tensor:

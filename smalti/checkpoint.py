@@ -14,6 +14,7 @@ import json
 import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -32,12 +33,14 @@ WRAPPERS = ("state_dict", "model", "module", "generator")
 LIT_EMA = "model_ema."  # Lightning modules of taming-transformers and its descendants
 PREFIXES = ("_orig_mod.", "module.")  # torch.compile's and DistributedDataParallel's
 MAX_ENTRIES = 200_000  # in a zip archive; published checkpoints have thousands
+MAX_DIRECTORY_BYTES = MAX_ENTRIES * 256  # what lists them
+MAX_PICKLE_BYTES = 2**26  # an archive's pickle holds names and settings; the tensors lie beside it
 MAX_CONFIG_BYTES = 2**24
 
 # Whatever torch's reader raises on bytes that are no checkpoint; it promises no one kind.
 READING_ERRORS = (
     pickle.UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, OSError,
-    ArithmeticError, AssertionError, MemoryError, struct.error,
+    ArithmeticError, AssertionError, MemoryError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -87,11 +90,14 @@ def read_official(path: str | Path) -> Official:
     """Reads a published checkpoint: a .safetensors file, a torch pickle, or a folder that holds one of them.
 
     Raises:
-        CheckpointError: if there is no such file, it can't be read without running code, or it holds no tensors.
+        CheckpointError: if there is no such file, it can't be read without running code, it holds no tensors, or a
+            tensor says that it is larger than its data.
     """
     file, config = _locate(Path(path))
     data = _read_safetensors(file) if _is_safetensors(file) else _read_pickle(file)
     state, source = unwrap(data)
+    for key, tensor in state.items():
+        _check_tensor(key, tensor)
     return Official(state, config, f"{source} of {file.name}")
 
 
@@ -311,7 +317,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> bool:
-    """Whether the file is a zip archive; refuses absurd ones and TorchScript before anything parses them."""
+    """Whether the file is a zip archive; refuses absurd ones before torch parses them."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
@@ -321,28 +327,69 @@ def _check_archive(path: Path) -> bool:
     end = tail.rfind(b"PK\x05\x06")
     if end < 0 or len(tail) < end + 22:
         raise CheckpointError(f"{path} is a truncated archive")
-    entries = struct.unpack_from("<H", tail, end + 10)[0]
+    entries, directory = struct.unpack_from("<HI", tail, end + 10)
     wide = tail.rfind(b"PK\x06\x06")
-    if entries == 0xFFFF and wide >= 0 and len(tail) >= wide + 40:
-        entries = struct.unpack_from("<Q", tail, wide + 32)[0]
-    if entries > MAX_ENTRIES:
+    if wide >= 0 and len(tail) >= wide + 48:
+        wide_entries, wide_directory = struct.unpack_from("<QQ", tail, wide + 32)
+        entries = wide_entries if entries == 0xFFFF else entries
+        directory = wide_directory if directory == 0xFFFFFFFF else directory
+    if entries > MAX_ENTRIES or directory > MAX_DIRECTORY_BYTES:
         raise CheckpointError(
-            f"{path} claims {entries} entries, more than the {MAX_ENTRIES} that a checkpoint may have"
+            f"{path} claims {entries} entries, listed in {directory} bytes, more than the {MAX_ENTRIES} entries in "
+            f"{MAX_DIRECTORY_BYTES} bytes that a checkpoint may have"
         )
+    _check_entries(path, entries)
     return True
 
 
-def _plain(data: Any, depth: int = 0) -> Any:
-    """Stand-ins as dictionaries of their attributes, all the way down."""
+def _check_entries(path: Path, claimed: int) -> None:
+    """Refuses what torch never writes and would unpack: compressed, overlapping or doubly listed data."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except READING_ERRORS as error:
+        raise CheckpointError(f"{path} is a broken archive: {error}") from None
+    if len(entries) != claimed:
+        raise CheckpointError(f"{path} claims {claimed} entries and lists {len(entries)}")
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise CheckpointError(f"{path}: {entry.filename[:100]} is compressed, which checkpoints never are")
+        if entry.filename.endswith(".pkl") and entry.file_size > MAX_PICKLE_BYTES:
+            raise CheckpointError(
+                f"{path}: {entry.filename[:100]} has {entry.file_size} bytes, more than {MAX_PICKLE_BYTES}"
+            )
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise CheckpointError(f"{path} claims more data than the file has: entries overlap")
+
+
+def _check_tensor(key: str, tensor: Tensor) -> None:
+    """Refuses tensors that would grow when they are copied: those that say little data many times, or have none."""
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
+        raise CheckpointError(f"{key} is no plain tensor: {tensor.layout}, on {tensor.device}")
+    held = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() > held:
+        raise CheckpointError(f"{key} is {tuple(tensor.shape)} of {tensor.dtype}, but has only {held} bytes of data")
+
+
+def _plain(data: Any) -> Any:
+    """Stand-ins as dictionaries of their attributes, all the way down. What is shared stays shared."""
+    # Without the memory, a few nested lists that hold one another many times over would be walked for ever.
+    return _plain_once(data, {}, 0)
+
+
+def _plain_once(data: Any, done: dict[int, Any], depth: int) -> Any:
     if depth > 64:
         raise CheckpointError("the checkpoint is nested more than 64 deep")
-    if isinstance(data, Plain):
-        return {key: _plain(value, depth + 1) for key, value in vars(data).items()}
-    if isinstance(data, Mapping):
-        return {key: _plain(value, depth + 1) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value, depth + 1) for value in data]
-    return data
+    if not isinstance(data, Plain | Mapping | list | tuple):
+        return data
+    if id(data) not in done:
+        items = vars(data) if isinstance(data, Plain) else data
+        done[id(data)] = (
+            {key: _plain_once(value, done, depth + 1) for key, value in items.items()}
+            if isinstance(items, Mapping)
+            else [_plain_once(value, done, depth + 1) for value in items]
+        )
+    return done[id(data)]
 
 
 def _has_tensors(data: Mapping[Any, Any]) -> bool:

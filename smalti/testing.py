@@ -8,6 +8,7 @@ a third party can certify its own systems with them.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -214,6 +215,9 @@ def _check_samples_alone(tokenizer: NeuralTokenizer, x: Tensor, conditions: dict
     listed = tokenizer.encode(list(x), **conditions)
     _expect(len(listed) == len(x), "a list of samples must give a list of as many Tokens")
     _expect(all(one.equal(tokens[i]) for i, one in enumerate(listed)), "codes of a sample depend on its batch")
+    wide = tokenizer.encode(x.double(), **conditions)
+    _expect(torch.equal(wide.codes, tokens.codes), "float64 input gets other codes")
+    tokenizer.decode(tokenizer.encode(x.half(), **conditions))
     backwards = tokenizer.encode(x.flip(0), **conditions)
     _expect(torch.equal(backwards.codes.flip(0), tokens.codes), "codes depend on the order of samples")
 
@@ -235,6 +239,9 @@ def _check_bad_input(tokenizer: NeuralTokenizer, x: Tensor, conditions: dict[str
     _expect_error(lambda: tokenizer.encode(x[0], raw=True, **conditions), "raw input without a batch axis")
     _expect_error(lambda: tokenizer.encode(x[..., :0], **conditions), "input without samples")
     _expect_error(lambda: tokenizer.encode(x.to(torch.int64), **conditions), "integer input")
+    untyped: Any = tokenizer  # for what a type checker would refuse
+    _expect_error(lambda: untyped.encode(x.numpy(), **conditions), "an array instead of a tensor")
+    _expect_error(lambda: untyped.decode("tokens"), "a string instead of tokens")
     _expect_error(lambda: tokenizer.encode(x, no_such_condition=1, **conditions), "an unknown condition")
     _expect_error(lambda: tokenizer.decode(tokens, output="no such output"), "an unknown output", ConfigError)
     stream = tokens.only
@@ -278,10 +285,41 @@ def _check_folder(tokenizer: NeuralTokenizer, x: Tensor, conditions: dict[str, A
     codes = tokenizer.encode(x, **conditions).codes
     _expect(again.codes_hash == tokenizer.codes_hash, "the codes hash changes when saved and loaded")
     _expect(torch.equal(again.encode(x, **conditions).codes, codes), "codes change when saved and loaded")
+    for name, other in _other_configs(tokenizer):
+        _expect(
+            other.codes_hash != tokenizer.codes_hash or torch.equal(other.encode(x, **conditions).codes, codes),
+            f"another {name} gives other codes under the same hash",
+        )
     deciding = next(each for part in again.code_parts for each in again.get_submodule(part).parameters())
     with torch.no_grad():
         deciding.add_(1.0)
     _expect(again.codes_hash != tokenizer.codes_hash, "the codes hash does not see a changed weight")
+
+
+def _other_configs(tokenizer: NeuralTokenizer) -> Iterator[tuple[str, NeuralTokenizer]]:
+    """The same weights under a Config with one switch turned, where the weights still fit."""
+    whole = tokenizer.config.model_dump()
+    for path in _switches(whole):
+        changed = copy.deepcopy(whole)
+        place = changed
+        for name in path[:-1]:
+            place = place[name]
+        place[path[-1]] = not place[path[-1]]
+        try:
+            other = type(tokenizer).Config(**changed).build()
+            assert isinstance(other, NeuralTokenizer)
+            other.load_state_dict(tokenizer.state_dict())
+        except (SmaltiError, RuntimeError):
+            continue
+        yield ".".join(path), other.eval()
+
+
+def _switches(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, value in config.items():
+        if isinstance(value, bool):
+            yield (*path, name)
+        elif isinstance(value, Mapping):
+            yield from _switches(value, (*path, name))
 
 
 # --- generators ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, overload
 
@@ -28,6 +29,12 @@ from smalti.quantize.base import Noise, Quantized, Quantizer
 from smalti.tokens import Latents, Side, Stream, Tokens
 
 OnInvalid = Literal["raise", "clip"]
+
+# Config fields of quantizers that shape training and decide no code, whatever the system.
+TRAINING_FIELDS = (
+    "*commitment_weight", "*entropy_weight", "*kl_weight", "*legacy_training", "*temperature", "*decay", "*eps",
+    "*kmeans_iterations", "*expire", "*dropout",
+)  # fmt: skip
 Seed = int | Sequence[int] | None
 
 
@@ -145,11 +152,15 @@ class NeuralTokenizer(Tokenizer, nn.Module):
 
     Attributes:
         code_parts: names of the sub-modules that decide codes; their tensors enter `codes_hash`.
+        codeless_fields: patterns of dotted Config fields that decide no code (decoders, training); all others enter it.
+        grid_axes: how many axes positions have (2 for images), where the modality says.
         encode_options, decode_options: the option classes of the system.
         on_invalid: what decode does with codes out of range: "raise", or "clip" where that was published.
     """
 
     code_parts: ClassVar[tuple[str, ...]]
+    codeless_fields: ClassVar[tuple[str, ...]] = ()
+    grid_axes: ClassVar[int | None] = None
     encode_options: ClassVar[type[Options]] = Options
     decode_options: ClassVar[type[Options]] = Options
     on_invalid: ClassVar[OnInvalid] = "raise"
@@ -255,6 +266,8 @@ class NeuralTokenizer(Tokenizer, nn.Module):
         chosen = self._options(options, self.encode_options)
         if isinstance(x, Tensor):
             return self._encode_batch(x, chosen, raw, conditions)
+        if not isinstance(x, Sequence) or not all(isinstance(sample, Tensor) for sample in x):
+            raise InputError(f"encode takes a tensor (a batch) or a sequence of tensors, got {_kind(x)}")
         return [self._encode_batch(sample[None], chosen, raw, conditions) for sample in x]
 
     @overload
@@ -307,13 +320,15 @@ class NeuralTokenizer(Tokenizer, nn.Module):
                     "decode(list(tokens)) gives a list"
                 )
             return torch.stack(rows)
+        if not isinstance(tokens, Sequence) or not all(isinstance(item, Tokens | Latents) for item in tokens):
+            raise InputError(f"decode takes Tokens, Latents or a sequence of them, got {_kind(tokens)}")
         return [row for item in tokens for row in self._decode_rows(item, chosen, raw, conditions)]
 
     def latents(self, x: Tensor, options: Options | None = None, *, raw: bool = False, **conditions: Any) -> Tensor:
         """What the quantizer would get: (batch, *positions, dim)."""
         with self._inference():
             inputs, _ = self._prepared(x, raw, conditions)
-            return self.analysis(inputs.to(self.device), self._options(options, self.encode_options))
+            return self.analysis(inputs, self._options(options, self.encode_options))
 
     def features(self, x: Tensor, **conditions: Any) -> Tensor:
         """What a language model gets where that is not an embedding of ids: the latents, unless a system says other."""
@@ -334,13 +349,18 @@ class NeuralTokenizer(Tokenizer, nn.Module):
         inputs, side = self._prepared(x, raw, conditions)
         z = self.analysis(inputs, self.encode_options())
         quantized = self.quantizer(z)
-        outputs = self.synthesis(quantized.z, self.decode_options())
+        outputs = self.synthesis(quantized.z.to(self.dtype), self.decode_options())
         rebuilt = outputs if raw else self.finish(outputs, side, **conditions)
         return Reconstruction(rebuilt, quantized, quantized.loss, dict(quantized.terms))
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network's weights. Codes are certified in float32; other types flip some."""
+        return next(self.parameters()).dtype
 
     # --- files -----------------------------------------------------------------------------------------------------
 
@@ -384,8 +404,14 @@ class NeuralTokenizer(Tokenizer, nn.Module):
         return self._hash(self.state_dict())
 
     def _hash(self, state: Mapping[str, Tensor]) -> str:
+        fields = _flattened(self.config.model_dump(mode="json"))
         recipe = {
             "name": self.name,
+            "config": {
+                name: value
+                for name, value in fields.items()
+                if not any(fnmatch(name, pattern) for pattern in (*TRAINING_FIELDS, *self.codeless_fields))
+            },
             "preprocessing": self.preprocessing(),
             "options": {key: repr(value) for key, value in sorted(vars(self.encode_options()).items())},
         }
@@ -428,16 +454,17 @@ class NeuralTokenizer(Tokenizer, nn.Module):
             raise InputError(f"{self.name} needs {missing} to encode")
 
     def _prepared(self, x: Tensor, raw: bool, conditions: Mapping[str, Any]) -> tuple[Tensor, dict[str, Side]]:
-        if not raw:
-            return self.prepare(x, **conditions)
-        self.check_raw(x)
-        return x, {}
+        """Network input on the network's device and in its type, and side information."""
+        if raw:
+            self.check_raw(x)
+            return x.to(self.device, self.dtype), {}
+        inputs, side = self.prepare(x, **conditions)
+        return inputs.to(self.device, self.dtype), side
 
     def _encode_batch(self, x: Tensor, options: Options, raw: bool, conditions: Mapping[str, Any]) -> Tokens:
         self._check_conditions(conditions, encoding=True)
         with self._inference():
             inputs, side = self._prepared(x, raw, conditions)
-            inputs = inputs.to(self.device)
             # One by one on a CPU: batching gains nothing there, and batch shapes move latents in the last bit.
             parts = inputs.split(1) if inputs.device.type == "cpu" else (inputs,)
             codes = torch.cat([self.encode_inputs(part, options, whole=raw) for part in parts])
@@ -451,10 +478,10 @@ class NeuralTokenizer(Tokenizer, nn.Module):
         with self._inference():
             for index in range(len(tokens)):
                 if isinstance(tokens, Latents):
-                    vectors = tokens.values[index : index + 1].to(self.device)
+                    vectors = tokens.values[index : index + 1].to(self.device)  # no quantizer in between
                 else:
                     vectors = self.quantizer.decode(self._row_codes(tokens, index).to(self.device))
-                outputs = self.decode_vectors(vectors, options, whole=raw)
+                outputs = self.decode_vectors(vectors.to(self.dtype), options, whole=raw).float()
                 side = {name: value[index : index + 1] for name, value in tokens.side.items()}
                 rows.append((outputs if raw else self.finish(outputs, side, **conditions))[0])
         return rows
@@ -466,6 +493,10 @@ class NeuralTokenizer(Tokenizer, nn.Module):
 
     def _stream(self, tokens: Tokens) -> Stream:
         stream = tokens.only
+        if self.grid_axes is not None and len(stream.spec.positions) != self.grid_axes:
+            raise InputError(
+                f"{self.name} decodes codes (batch, {'*, ' * self.grid_axes}slots), got {tuple(stream.codes.shape)}"
+            )
         if stream.vocab != self.quantizer.vocab:
             raise InputError(f"these tokens have vocabulary {stream.vocab}, {self.name} has {self.quantizer.vocab}")
         if self.on_invalid == "clip":
@@ -486,3 +517,20 @@ class NeuralTokenizer(Tokenizer, nn.Module):
         finally:
             for module in training:
                 module.training = True
+
+
+def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(_flattened(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Sequence) and value and not isinstance(value, str):
+        return f"a {type(value).__name__} of {type(value[0]).__name__}"
+    return f"a {type(value).__name__}"

@@ -43,6 +43,7 @@ class AudioTokenizer(NeuralTokenizer):
     """
 
     modality: ClassVar[str] = "audio"
+    grid_axes: ClassVar[int | None] = 1
     outputs: ClassVar[tuple[str, ...]] = ("waveform",)
     conditions: ClassVar[Mapping[str, Condition]] = {"sample_rate": Condition(int, stored=True)}
     sample_rate: int

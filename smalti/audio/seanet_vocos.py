@@ -79,6 +79,7 @@ class SEANetVocos(AudioTokenizer):
     """
 
     code_parts: ClassVar[tuple[str, ...]] = ("encoder", "quantizer")
+    codeless_fields: ClassVar[tuple[str, ...]] = ("backbone.*", "head.*")
     config: CodecConfig
 
     def __init__(self, config: CodecConfig, quantizer: Quantizer) -> None:

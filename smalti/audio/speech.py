@@ -62,6 +62,7 @@ class SpeechCodec(AudioTokenizer):
 
     name: ClassVar[str] = "smalti-speech"
     code_parts: ClassVar[tuple[str, ...]] = ("encoder", "quantizer")
+    codeless_fields: ClassVar[tuple[str, ...]] = ("decoder.*", "head_n_fft")
 
     class Config(Tokenizer.Config):
         """Sizes of the codec.

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from smalti.bench.classical import Coded
 from smalti.bench.figures import Palette, Pixels, rank_curve
-from smalti.bench.reconstruction import Criterion, Reconstructed, Tally, criteria, reconstruct
+from smalti.bench.reconstruction import Criterion, Reconstructed, Tally, criteria, reconstruct, unit
 from smalti.bench.report import Chart, Media, Panels, Part, Section, Swatches, Table
 from smalti.errors import InputError
 from smalti.store import TokenStore, decode_store, encode_paths, verify
@@ -272,7 +272,15 @@ class Exhibit(ABC):
         rows = [
             (way, short(speed[way]["per_second"]), short(speed[way]["cpu_seconds"])) for way in ("encode", "decode")
         ]
-        return Table(("speed", f"{speed['unit']}s a second", f"CPU seconds per {speed['unit']}"), rows, note)
+        work = findings.tally.unit
+        return Table(("speed", f"{work.works} a second", f"CPU seconds per {work.work}"), rows, note)
+
+    def facts(self, sample: Sample, size: int, scores: Mapping[str, float]) -> tuple[str, str]:
+        """What stands under a reconstruction of so many bytes."""
+        measures = unit(self.tokenizer.modality)
+        rate = short(8 * size / measures.amount(sample)[1])
+        values = ", ".join(f"{label} {short(value)}" for label, value in scores.items())
+        return f"{size:,} bytes, {rate} {measures.bits}", values
 
     # --- what modalities differ in -----------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -45,15 +45,14 @@ class PhotoExhibit(Exhibit):
     def panels(self, shown: Shown, palettes: Sequence[Palette]) -> Panels:
         original = torch.from_numpy(shown.sample.data)
         height, width = original.shape[1:]
-        pixels = height * width
         panels = [
             Panel("Original", (f"{width} x {height} pixels", "24 bits per pixel"), _photo(original)),
-            Panel(self.reference, self._facts(shown.bytes, pixels, shown.scores), _photo(shown.decoded)),
+            Panel(self.reference, self.facts(shown.sample, shown.bytes, shown.scores), _photo(shown.decoded)),
         ]
         panels += [
             Panel(
                 rival.coded.codec,
-                (*self._facts(len(rival.coded.data), pixels, rival.scores), rival.coded.setting),
+                (*self.facts(shown.sample, len(rival.coded.data), rival.scores), rival.coded.setting),
                 Media(rival.coded.data, f"image/{rival.coded.codec.lower()}"),
             )
             for rival in shown.rivals
@@ -68,10 +67,6 @@ class PhotoExhibit(Exhibit):
             )
             panels.append(Panel(name, facts, still(palette.paint(codes[..., slot])), crisp=True))
         return Panels(shown.id, panels)
-
-    def _facts(self, size: int, pixels: int, scores: Mapping[str, float]) -> tuple[str, ...]:
-        values = (f"PSNR {scores['PSNR']:.1f} dB", *(f"SSIM {scores['SSIM']:.3f}" for _ in range("SSIM" in scores)))
-        return f"{size:,} bytes, {8 * size / pixels:.2f} bits per pixel", ", ".join(values)
 
     def note(self, judges: Sequence[Criterion]) -> str:
         return (

@@ -177,12 +177,13 @@ class Unit:
     """How amounts of a modality are counted.
 
     Args:
-        work: what speed is per ("image", "second of audio").
+        work, works: what speed is per, one and many ("image", "images").
         bits: what the bit rate is called.
         amount: (work, what bits are divided by) of a sample.
     """
 
     work: str
+    works: str
     bits: str
     amount: Callable[[Sample], tuple[float, float]]
 
@@ -194,9 +195,16 @@ def unit(modality: str) -> Unit:
         UnavailableError: if it can't be measured yet.
     """
     if modality == "image":
-        return Unit("image", "bits per pixel", lambda sample: (1.0, float(sample.data.shape[1] * sample.data.shape[2])))
+        return Unit(
+            "image",
+            "images",
+            "bits per pixel",
+            lambda sample: (1.0, float(sample.data.shape[1] * sample.data.shape[2])),
+        )
     if modality == "audio":
-        return Unit("second of audio", "kbit/s", lambda sample: (seconds(sample), 1000 * seconds(sample)))
+        return Unit(
+            "second of audio", "seconds of audio", "kbit/s", lambda sample: (seconds(sample), 1000 * seconds(sample))
+        )
     raise UnavailableError(f"reconstructions of modality {modality!r} can't be measured yet: image and audio can")
 
 

@@ -43,9 +43,8 @@ class SoundExhibit(Exhibit):
         picture, loudest = spectrogram(original, rate)
 
         def heard(title: str, size: int, waveform: Tensor, scores: Mapping[str, float], sound: Media) -> Panel:
-            bits = f"{size:,} bytes, {short(8 * size / length / 1000)} kbit/s"
-            values = ", ".join(f"{name} {short(value)}" for name, value in scores.items())
-            return Panel(title, (bits, values), still(spectrogram(waveform, rate, loudest)[0]), sound)
+            facts = self.facts(shown.sample, size, scores)
+            return Panel(title, facts, still(spectrogram(waveform, rate, loudest)[0]), sound)
 
         about = f"{length:.1f} s at {rate / 1000:g} kHz" + (f"; the first {LONGEST} s to hear" * (length > LONGEST))
         codes = shown.tokens.codes[0]

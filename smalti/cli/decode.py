@@ -26,7 +26,10 @@ def command(
     from smalti.cli.tokenizers import open_tokenizer
     from smalti.store import TokenStore, decode_store
 
-    model, _ = open_tokenizer(tokenizer or TokenStore(store).header["tokenizer"], device)
+    opened = TokenStore(store)
+    if not opened.header["complete"]:
+        typer.echo(f"smalti: {store} is unfinished, only what store.json lists is decoded", err=True)
+    model, _ = open_tokenizer(tokenizer or opened.header["tokenizer"], device)
     with Progress(console=console(), transient=True, disable=as_json) as bar:
         task = bar.add_task("decoding", total=None)
 

@@ -68,7 +68,7 @@ def command(
     if done.without_codes:
         raise typer.Exit(1)
     if not done.encoded and not done.already:
-        typer.echo(f"smalti: nothing to encode ({done.skipped} files without a suffix of this medium)", err=True)
+        typer.echo(f"smalti: nothing to encode; {done.skipped} files were skipped because of their suffix", err=True)
         raise typer.Exit(2)
 
 

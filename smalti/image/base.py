@@ -29,6 +29,7 @@ class ImageTokenizer(NeuralTokenizer):
     """
 
     modality: ClassVar[str] = "image"
+    grid_axes: ClassVar[int | None] = 2
     outputs: ClassVar[tuple[str, ...]] = ("pixels",)
     factor: int
     channels: int = 3
@@ -36,7 +37,7 @@ class ImageTokenizer(NeuralTokenizer):
     def prepare(self, x: Tensor, **conditions: Any) -> tuple[Tensor, dict[str, Side]]:
         check_images(x, self.channels)
         height, width = x.shape[-2:]
-        padded = F.pad(x, (0, -width % self.factor, 0, -height % self.factor), mode="replicate")
+        padded = F.pad(x.float(), (0, -width % self.factor, 0, -height % self.factor), mode="replicate")
         return padded * 2 - 1, {"size": torch.tensor([[height, width]] * len(x))}
 
     def finish(self, outputs: Tensor, side: Mapping[str, Side], **conditions: Any) -> Tensor:

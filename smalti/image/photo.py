@@ -79,6 +79,7 @@ class PhotoTokenizer(ImageTokenizer):
 
     name: ClassVar[str] = "smalti-photo"
     code_parts: ClassVar[tuple[str, ...]] = ("encoder", "quantizer")
+    codeless_fields: ClassVar[tuple[str, ...]] = ("decoder_blocks",)
 
     class Config(smalti.tokenizer.Tokenizer.Config):
         """Sizes of the network.

@@ -40,6 +40,7 @@ class SimVQImage(ImageTokenizer):
 
     name: ClassVar[str] = "simvq/image"
     code_parts: ClassVar[tuple[str, ...]] = ("encoder", "quantizer")
+    codeless_fields: ClassVar[tuple[str, ...]] = ("decoder.*",)
 
     class Config(Tokenizer.Config):
         """The networks, the codebook and its losses. Defaults: 65536 codes, 16x16 positions for 128x128 pixels.

@@ -170,6 +170,7 @@ class QuantizedAutoencoder(ImageTokenizer):
     """
 
     code_parts: ClassVar[tuple[str, ...]] = ("encoder", "quant_conv", "quantizer")
+    codeless_fields: ClassVar[tuple[str, ...]] = ("decoder.*",)
 
     class Config(Tokenizer.Config):
         """The networks; each may have its own widths, blocks and attention, but not its own factor."""

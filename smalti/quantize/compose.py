@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError, InputError
-from smalti.quantize.assign import Assign, Nearest
+from smalti.quantize.assign import Assign, Assigned, Nearest
 from smalti.quantize.base import (
     DROPPED,
     Alphabet,
@@ -31,7 +31,7 @@ from smalti.quantize.base import (
     check_codes,
     count_codes,
 )
-from smalti.quantize.distributed import from_first_rank, sum_over_ranks
+from smalti.quantize.distributed import active, from_first_rank, sum_over_ranks
 from smalti.quantize.estimators import Estimator, StraightThrough
 from smalti.quantize.terms import Term
 
@@ -99,9 +99,10 @@ class Quantize(Quantizer):
         shape = z.shape[:-1]
         return Quantized(vectors.reshape(*shape, -1), codes.reshape(*shape, -1), loss, terms)
 
-    def _value(self, term: Term, x: Tensor, assigned: object) -> Tensor:
-        # The mean over no rows would be NaN; a masked batch must cost nothing, and still have a gradient.
-        return term(x, assigned, self.alphabet) if len(x) else x.sum()  # type: ignore[arg-type]
+    def _value(self, term: Term, x: Tensor, assigned: Assigned) -> Tensor:
+        # The mean over no rows would be NaN; a masked batch must cost nothing, and still have a gradient everywhere,
+        # because other ranks wait for it.
+        return term(x, assigned, self.alphabet) if len(x) else x.sum() + assigned.vectors.sum()
 
     @torch.no_grad()
     def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
@@ -367,16 +368,21 @@ def batch_statistics(codes: Tensor, vocab: tuple[int, ...], *, over_ranks: bool)
     Args:
         codes: (rows, slots), real ones.
         vocab: per slot; vocabularies over 2^20 are left out.
-        over_ranks: count the codes of all ranks.
+        over_ranks: count the codes of all ranks, each of which must call this.
+
+    Returns:
+        {} where nothing is counted; with ranks, of which only the others may have codes, perplexity 1 and utilisation 0
+        where none has any.
     """
-    if max(vocab) > COUNTED_VOCAB or codes.numel() == 0:
+    over_ranks = over_ranks and active()
+    if max(vocab) > COUNTED_VOCAB or (codes.numel() == 0 and not over_ranks):
         return {}
     perplexities, shares = [], []
     for slot, size in enumerate(vocab):
         counts = count_codes(codes[:, slot], size)
         if over_ranks:
             sum_over_ranks(counts)
-        p = counts / counts.sum()
+        p = counts / counts.sum().clamp(min=1)
         perplexities.append(torch.exp(-torch.special.xlogy(p, p).sum()))
         shares.append((counts > 0).float().mean())
     return {"perplexity": torch.stack(perplexities), "utilisation": torch.stack(shares)}

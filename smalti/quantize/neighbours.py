@@ -4,6 +4,7 @@
         further apart than rounding can explain ──► the best is the answer
         closer ──► every code within that reach is measured again in float64, in a fixed order; ties: lowest index
 
+Tables and latents of any magnitude are searched after scaling by a power of two, which rounds nothing.
 A near-tie is thus decided by its row and the table alone: not by chunk, batch, threads or device. The scores live in
 a buffer that fits a core's cache; no tensor of size rows x codes exists.
 """
@@ -23,6 +24,10 @@ from smalti.errors import InputError
 CPU_BUFFER = 2**20  # float32 scores of one chunk: 4 MiB, which stay in cache while they are searched
 GPU_BUFFER = 2**26
 RESCORED_AT_ONCE = 2**22  # float64 numbers in one step of measuring near-ties again
+FAR = 2.0**24  # times the table's extent: beyond it float64 distances round away what tells codes apart
+TRACED_PARTS = 32  # compiled programs have no loop over rows; they take a table in at most so many parts,
+TRACED_WIDTH = 512  # none narrower than this,
+TRACED_KEPT = 3  # and measure so many codes per row again
 
 
 @dataclass(frozen=True)
@@ -33,51 +38,77 @@ class Prepared:
         table: (K, D), float32.
         centre: (D,), the mean of the rows. Subtracting it leaves distances alone, and keeps an offset that all vectors
             share out of the rounding.
-        extended: (D + 1, K): centred rows, and below them -|e|²/2, so that a chunk of scores is one matrix product.
-        longest: length of the longest centred row.
+        scale: the power of two that brings the longest centred row near length 1, where float32 neither overflows nor
+            loses digits.
+        shift: (D,), -centre, scaled.
+        extended: (D + 1, K): centred rows e, scaled, and below them -|e|²/2, so that a chunk of scores is one matrix
+            product.
+        longest: length of the longest row e.
     """
 
     table: Tensor
     centre: Tensor
+    scale: Tensor
+    shift: Tensor
     extended: Tensor
     longest: Tensor
 
 
 @torch.no_grad()
 def prepare(table: Tensor) -> Prepared:
-    """Makes a table (K, D) ready. It must not be changed in place as long as the result is used."""
-    table = table.detach().float().contiguous()
-    centre = table.double().mean(0).float()
-    codes = table - centre
+    """Makes a table ready. It must not be changed in place as long as the result is used.
+
+    Args:
+        table: (K, D), floating, K and D >= 1; rounded to float32.
+
+    Raises:
+        InputError: if it is no such table, or holds NaN or infinity.
+    """
+    table = _as_table(table)
+    finite = torch.isfinite(table).all(1)
+    if not torch.compiler.is_compiling() and not bool(finite.all()):
+        raise InputError(f"the table holds NaN or infinity in {int((~finite).sum())} of {len(table)} rows")
+    exact = table.double()
+    centre = exact.mean(0).float()
+    codes = exact - centre.double()
+    exponent = torch.frexp(codes.square().sum(1).amax().sqrt()).exponent
+    # Within the exponents of float32 the scale itself is exact, and so is what it multiplies.
+    scale = torch.ldexp(torch.ones_like(codes[0, 0]), -exponent.clamp(-126, 126))
+    codes = (codes * scale).float()
     squares = codes.double().square().sum(1, keepdim=True)
     extended = torch.cat([codes, squares.mul(-0.5).float()], dim=1).t().contiguous()
-    return Prepared(table, centre, extended, squares.amax().sqrt().float())
+    shift = (centre.double() * -scale).float()
+    return Prepared(table, centre, scale.float(), shift, extended, squares.amax().sqrt().float())
 
 
 def nearest(rows: Tensor, table: Tensor | Prepared) -> Tensor:
     """Index of the nearest row of a table, by Euclidean distance.
 
     Args:
-        rows: (N, D), float32.
-        table: (K, D), float32, K >= 1, or what `prepare` made of it.
+        rows: (N, D), floating; rounded to float32.
+        table: (K, D), floating, K and D >= 1, rounded to float32; or what `prepare` made of it.
 
     Returns:
-        (N,), int64. Equal to float64 brute force; the lowest index on exact ties.
+        (N,), int64. Equal to float64 brute force over the float32 numbers; the lowest index on exact ties. Compiled or
+        exported, it is the same but for rows that more than `TRACED_KEPT` codes reach within float64 rounding.
 
     Raises:
-        InputError: if a row is NaN or infinite.
+        InputError: if the shapes, types or devices do not fit, or a number is NaN or infinite (which a compiled or
+            exported search does not look for).
     """
     if torch.compiler.is_compiling():
-        return _nearest_float64(rows, table.table if isinstance(table, Prepared) else table)
-    rows, ready = rows.detach().contiguous(), table if isinstance(table, Prepared) else prepare(table)
+        codes = table.table if isinstance(table, Prepared) else _as_table(table)
+        return _nearest_traced(_as_rows(rows, codes), codes)
+    ready = table if isinstance(table, Prepared) else prepare(table)
+    rows = _as_rows(rows, ready.table)
     best = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    for span, scores, reach in _scores(rows, ready):
+    for span, scores, reach, far in _scores(rows, ready):
         index, close = _decide(scores, reach)
         best[span] = index
         if len(close):
             # Every code that rounding could have put behind the best one is a candidate.
             contenders = scores[close] >= (scores[close].amax(1) - 2 * reach[close])[:, None]
-            best[span.start + close] = _measure_again(rows[span.start + close], ready.table, contenders)
+            best[span.start + close] = _measure_again(rows[span.start + close], ready.table, contenders, far[close])
     return best
 
 
@@ -85,32 +116,32 @@ def nearest_k(rows: Tensor, table: Tensor | Prepared, k: int) -> tuple[Tensor, T
     """The k nearest rows of a table, nearest first (lowest index first on ties).
 
     Args:
-        rows: (N, D), float32.
-        table: (K, D), float32, or what `prepare` made of it.
+        rows: (N, D), floating; rounded to float32.
+        table: (K, D), floating, K and D >= 1, rounded to float32; or what `prepare` made of it.
         k: how many, at most K.
 
     Returns:
         indices (N, k), int64, and squared distances (N, k), float64.
+
+    Raises:
+        InputError: if k, the shapes, types or devices do not fit, or a number is NaN or infinite.
     """
     ready = table if isinstance(table, Prepared) else prepare(table)
-    rows, table = rows.detach().contiguous(), ready.table
+    rows, table = _as_rows(rows, ready.table), ready.table
     if not 1 <= k <= len(table):
         raise InputError(f"k must be in 1..{len(table)}, the number of codes, got {k}")
     indices = torch.empty(len(rows), k, dtype=torch.int64, device=rows.device)
-    distances = torch.empty(len(rows), k, dtype=torch.float64, device=rows.device)
-    for span, scores, reach in _scores(rows, ready):
-        top = scores.topk(min(2 * k + 8, len(table)), dim=1)
+    kept = min(2 * k + 8, len(table))
+    for span, scores, reach, far in _scores(rows, ready):
+        top = scores.topk(kept, dim=1)
         # Rows whose last kept score is within reach of the k-th could miss a contender: they look at all codes.
-        short = (top.values[:, -1] >= top.values[:, k - 1] - 2 * reach) & (top.values.shape[1] < len(table))
+        short = (top.values[:, -1] >= top.values[:, k - 1] - 2 * reach) & (kept < len(table))
         found = top.indices.sort(dim=1).values  # ascending, so that a stable sort keeps the lowest index first
-        measured = squared_distances(rows[span, None, :], table[found])
-        order = measured.argsort(dim=1, stable=True)[:, :k]
-        indices[span], distances[span] = found.gather(1, order), measured.gather(1, order)
+        indices[span] = found.gather(1, _costs(rows[span], table, found, far).argsort(dim=1, stable=True)[:, :k])
         for row in short.nonzero()[:, 0].tolist():
-            everything = squared_distances(rows[span.start + row], table)
-            order = everything.argsort(stable=True)[:k]
-            indices[span.start + row], distances[span.start + row] = order, everything[order]
-    return indices, distances
+            everything = _costs(rows[span][row : row + 1], table, None, far[row : row + 1])
+            indices[span.start + row] = everything[0].argsort(stable=True)[:k]
+    return indices, _costs(rows, table, indices, None)
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
@@ -119,7 +150,11 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     Differences of float32 numbers are exact enough in float64; they are summed by halving, a fixed tree of single
     additions, because library sums order their terms by shape, threads and device.
     """
-    terms = (x.double() - y.double()).square()
+    return _folded((x.double() - y.double()).square())
+
+
+def _folded(terms: Tensor) -> Tensor:
+    """The sum over the last axis, by halving."""
     while (size := terms.shape[-1]) > 1:
         half = size // 2
         folded = terms[..., :half] + terms[..., half : 2 * half]
@@ -127,8 +162,56 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return terms[..., 0]
 
 
-def _scores(rows: Tensor, ready: Prepared) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Chunks of z.e - |e|²/2 on centred vectors (largest is nearest), and how far rounding can move each row's."""
+def _order_costs(x: Tensor, y: Tensor, far: Tensor) -> Tensor:
+    """Numbers that order codes y of a row x like their distances: those, and for far rows |x - y|² - |x|².
+
+    Seen from far enough all distances round to |x|²; without it, what tells codes apart keeps its digits.
+    """
+    x, y = x.double(), y.double()
+    return _folded(torch.where(far[..., None], y * (y - 2 * x), (x - y).square()))
+
+
+def _costs(rows: Tensor, table: Tensor, found: Tensor | None, far: Tensor | None) -> Tensor:
+    """What orders the codes `found` (N, C), or all codes if None, of each row, in steps that bound memory.
+
+    Squared distances if far is None or holds nowhere.
+    """
+    count, dim = len(table) if found is None else found.shape[1], table.shape[1]
+    costs = torch.empty(len(rows), count, dtype=torch.float64, device=rows.device)
+    measured = far is not None and bool(far.any())
+    across = min(count, max(1, RESCORED_AT_ONCE // dim))
+    down = max(1, RESCORED_AT_ONCE // (across * dim))
+    for top in range(0, len(rows), down):
+        x = rows[top : top + down, None]
+        for left in range(0, count, across):
+            part = slice(left, left + across)
+            y = table[part] if found is None else table[found[top : top + down, part]]
+            costs[top : top + down, part] = (
+                _order_costs(x, y, far[top : top + down, None])
+                if measured and far is not None
+                else squared_distances(x, y)
+            )
+    return costs
+
+
+def _as_table(table: Tensor) -> Tensor:
+    if table.ndim != 2 or 0 in table.shape or not table.is_floating_point():
+        raise InputError(f"a table must be floating (K, D), K and D >= 1, got {table.dtype} {tuple(table.shape)}")
+    return table.detach().float().contiguous()
+
+
+def _as_rows(rows: Tensor, table: Tensor) -> Tensor:
+    if rows.ndim != 2 or rows.shape[1] != table.shape[1] or not rows.is_floating_point():
+        raise InputError(f"rows must be floating (N, {table.shape[1]}), got {rows.dtype} {tuple(rows.shape)}")
+    if rows.device != table.device:
+        raise InputError(f"rows are on {rows.device}, the table is on {table.device}")
+    return rows.detach().float().contiguous()
+
+
+def _scores(rows: Tensor, ready: Prepared) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Chunks of z.e - |e|²/2 on centred, scaled vectors (largest is nearest), how far rounding can move each row's, and
+    which rows are far away.
+    """
     codes, dim = ready.table.shape
     buffer = CPU_BUFFER if rows.device.type == "cpu" else GPU_BUFFER
     size = max(32, buffer // codes)
@@ -139,13 +222,28 @@ def _scores(rows: Tensor, ready: Prepared) -> Iterator[tuple[slice, Tensor, Tens
     with torch.autocast(rows.device.type, enabled=False):
         for start in range(0, len(rows), size):
             span = slice(start, min(start + size, len(rows)))
-            chunk = rows[span] - ready.centre
-            lengths = chunk.square().sum(1).sqrt()
+            chunk = torch.addcmul(ready.shift, rows[span], ready.scale)
+            lengths, factor, extent = chunk.square().sum(1).sqrt(), one.expand(len(chunk), 1), ready.longest
             if not bool(torch.isfinite(lengths).all()):
-                _refuse(rows[span])
+                chunk, lengths, factor = _shrunk(rows[span], ready)
+                extent = factor[:, 0] * ready.longest
             out = scores[: len(chunk)]
-            torch.mm(torch.cat([chunk, one.expand(len(chunk), 1)], dim=1), ready.extended, out=out)
-            yield span, out, unit * ready.longest * (lengths + ready.longest)
+            torch.mm(torch.cat([chunk, factor], dim=1), ready.extended, out=out)
+            yield span, out, unit * ready.longest * (lengths + extent), lengths > FAR * extent
+
+
+def _shrunk(rows: Tensor, ready: Prepared) -> tuple[Tensor, Tensor, Tensor]:
+    """Centred, scaled rows z, those that are too long for float32 times a power of two; lengths; and that factor.
+
+    A row's scores may all be multiplied by one number: f z.e - f |e|²/2 has its largest at the same code.
+    """
+    bad = ~torch.isfinite(rows).all(1)
+    if bool(bad.any()):
+        raise InputError(f"latents hold NaN or infinity in {int(bad.sum())} of {len(rows)} rows")
+    z = (rows.double() - ready.centre.double()) * ready.scale.double()
+    lengths = z.square().sum(1, keepdim=True).sqrt()
+    factor = torch.where(lengths > 2.0**32, torch.ldexp(torch.ones_like(lengths), -torch.frexp(lengths).exponent), 1.0)
+    return (z * factor).float(), (lengths * factor)[:, 0].float(), factor.float()
 
 
 def _decide(scores: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,36 +265,66 @@ def _decide(scores: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
     return top.indices[:, 0], (top.values[:, 1] >= top.values[:, 0] - 2 * reach).nonzero()[:, 0]
 
 
-def _measure_again(rows: Tensor, table: Tensor, contenders: Tensor) -> Tensor:
-    """The nearest contender of each row by float64 distance; contenders is (rows, codes), bool."""
+def _measure_again(rows: Tensor, table: Tensor, contenders: Tensor, far: Tensor) -> Tensor:
+    """The nearest contender of each row in float64; contenders is (rows, codes), bool."""
     line, code = contenders.nonzero(as_tuple=True)
     step = max(1, RESCORED_AT_ONCE // table.shape[1])
-    distances = torch.cat(
-        [squared_distances(rows[line[i : i + step]], table[code[i : i + step]]) for i in range(0, len(line), step)]
-    )
+    some_far = bool(far.any())
+    pieces = []
+    for start in range(0, len(line), step):
+        row = line[start : start + step]
+        x, y = rows[row], table[code[start : start + step]]
+        pieces.append(_order_costs(x, y, far[row]) if some_far else squared_distances(x, y))
+    costs = torch.cat(pieces)
     least = torch.full((len(rows),), math.inf, dtype=torch.float64, device=rows.device)
-    least.scatter_reduce_(0, line, distances, "amin")
-    tied = torch.where(distances == least[line], code, len(table))
+    least.scatter_reduce_(0, line, costs, "amin")
+    tied = torch.where(costs == least[line], code, len(table))
     return torch.full_like(least, len(table), dtype=torch.int64).scatter_reduce_(0, line, tied, "amin")
 
 
-def _nearest_float64(rows: Tensor, table: Tensor) -> Tensor:
-    """The same answer in plain tensor operations, for torch.compile and torch.export."""
-    centre = table.double().mean(0)
-    z, codes = rows.double() - centre, table.double() - centre
-    return (z @ codes.t() - codes.square().sum(1) / 2).argmax(1)
+def _nearest_traced(rows: Tensor, table: Tensor) -> Tensor:
+    """The same answer in plain tensor operations without a choice by value, for torch.compile and torch.export.
+
+    The number of rows may be unknown while tracing, so memory is bounded by taking the table in parts. Each part keeps
+    its best codes by float64 score, and the lowest index that rounding can not tell from its best, which is the answer
+    where a code has many duplicates. The best of all parts are measured again in a fixed order.
+    """
+    codes, dim = table.shape
+    width = max(TRACED_WIDTH, -(-codes // TRACED_PARTS))
+    exact = table.double()
+    centre = exact.mean(0)
+    z, centred = rows.double() - centre, exact - centre
+    half = centred.square().sum(1) / 2
+    lengths, longest = z.square().sum(1).sqrt(), (2 * half.amax()).sqrt()
+    reach = 2.0**-52 * (dim + 4) * longest * (lengths + longest)
+    values, found, leaders, lowest = [], [], [], []
+    for start in range(0, codes, width):
+        scores = z @ centred[start : start + width].t() - half[start : start + width]
+        top = scores.topk(min(TRACED_KEPT, scores.shape[1]), dim=1)
+        values.append(top.values)
+        found.append(top.indices + start)
+        leaders.append(top.values[:, 0])
+        lowest.append(_first(scores, top.values[:, 0] - reach) + start)
+    score, leader = torch.cat(values, 1), torch.stack(leaders, 1)
+    chosen = torch.cat(found, 1).gather(1, score.topk(min(TRACED_KEPT, score.shape[1]), dim=1).indices)
+    part = _first(leader, leader.amax(1) - reach)
+    chosen = torch.cat([chosen, torch.stack(lowest, 1).gather(1, part[:, None])], 1)
+    costs = _order_costs(rows[:, None], table[chosen], (lengths > FAR * longest)[:, None])
+    return torch.where(costs == costs.amin(1, keepdim=True), chosen, codes).amin(1)
+
+
+def _first(scores: Tensor, least: Tensor) -> Tensor:
+    """The first column of each row that is at least `least`."""
+    return (scores >= least[:, None]).to(torch.uint8).argmax(1)
 
 
 def _unit_roundoff(device: torch.device) -> float:
     """Relative rounding of one matrix product term at the precision that torch is allowed to use."""
-    precision = torch.get_float32_matmul_precision()
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # torch answers so where only the newer switches per backend are set: the coarsest of them is always safe.
+        return 2.0**-8
     if precision == "highest":
         return 2.0**-24
     return 2.0**-8 if precision == "medium" or device.type == "cpu" else 2.0**-11
-
-
-def _refuse(rows: Tensor) -> None:
-    bad = ~torch.isfinite(rows).all(1)
-    if bool(bad.any()):
-        raise InputError(f"latents hold NaN or infinity in {int(bad.sum())} of {len(rows)} rows")
-    raise InputError("latents are so large that their distances overflow float32")

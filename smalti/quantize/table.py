@@ -12,6 +12,7 @@ Collapse in Vector Quantized Models with One Linear Layer" (mapped tables).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -28,7 +29,7 @@ from smalti.quantize.neighbours import Prepared, nearest, nearest_k, prepare
 
 Init = Callable[[Tensor], object]
 Space = Literal["euclidean", "unit"]
-Version = tuple[tuple[int, int], ...]  # where each tensor lies and how often it was written
+Version = tuple[tuple[int, int], ...]  # where each tensor lies and how often autograd saw it written
 
 
 class Vectors(nn.Module):
@@ -157,7 +158,7 @@ class Table(Alphabet):
             raise ConfigError(f"space must be 'euclidean' or 'unit', got {space!r}")
         self.vectors, self.space, self.learn, self.revive = vectors, space, learn, revive
         self.dim, self.vocab = vectors.dim, (vectors.codes,)
-        self._kept: tuple[Version, Prepared] | None = None
+        self._kept: tuple[Version, Tensor, Prepared] | None = None
         if learn is not None:
             vectors.weight.requires_grad_(False)
         if self.counting:
@@ -193,13 +194,20 @@ class Table(Alphabet):
     @torch.no_grad()
     def _prepared(self) -> Prepared:
         """The codebook ready for searching, kept until a tensor that makes it changes."""
-        if self.training or torch.compiler.is_compiling():
-            return prepare(self._spaced(self.vectors()))
         tensors = [*self.vectors.parameters(), *self.vectors.buffers()]
+        # Tensors of inference mode count no writes.
+        if self.training or any(tensor.is_inference() for tensor in tensors):
+            return prepare(self._spaced(self.vectors()))
         version = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
-        if self._kept is None or self._kept[0] != version:
-            self._kept = (version, prepare(self._spaced(self.vectors())))
-        return self._kept[1]
+        # Writes through `.data`, as broadcasts of weights do, count nowhere: only the content shows them.
+        content = torch.cat([_fingerprint(tensor) for tensor in tensors])
+        if self._kept is None or self._kept[0] != version or not torch.equal(self._kept[1], content):
+            self._kept = (version, content, prepare(self._spaced(self.vectors())))
+        return self._kept[2]
+
+    def _searchable(self) -> Prepared | Tensor:
+        # A compiled search prepares nothing: its table is an input like any other.
+        return self._spaced(self.vectors()) if torch.compiler.is_compiling() else self._prepared()
 
     def project(self, x: Tensor) -> Tensor:
         return self._spaced(x)
@@ -208,10 +216,10 @@ class Table(Alphabet):
         return F.normalize(x, dim=-1) if self.space == "unit" else x
 
     def nearest(self, x: Tensor) -> Tensor:
-        return nearest(x, self._prepared())[:, None]
+        return nearest(x, self._searchable())[:, None]
 
     def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        codes, costs = nearest_k(x, self._prepared(), k)
+        codes, costs = nearest_k(x, self._searchable(), k)
         return codes[..., None], costs
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -300,3 +308,20 @@ class Table(Alphabet):
         self.vectors.weight.copy_(torch.where(expired[:, None], fresh, self.vectors.weight))
         self.ema_count.copy_(torch.where(expired, rule.threshold, self.ema_count))
         self.ema_sum.copy_(torch.where(expired[:, None], fresh * rule.threshold, self.ema_sum))
+
+
+def _fingerprint(tensor: Tensor) -> Tensor:
+    """Integers that change with a tensor's content: sums of its 64-bit words, along both sides of a square.
+
+    Whole numbers, so that no precision setting or thread count matters; both sides, so that order counts too.
+    """
+    flat = tensor.detach().flatten()
+    size = flat.element_size()
+    if missing := -flat.numel() * size % 8:
+        flat = F.pad(flat, (0, missing // size))
+    elif flat.storage_offset() * size % 8:
+        flat = flat.clone()
+    words = flat.view(torch.int64)
+    side = max(1, math.isqrt(len(words)))
+    square = words[: len(words) // side * side].view(-1, side)
+    return torch.cat([square.sum(0), square.sum(1), words[square.numel() :]])

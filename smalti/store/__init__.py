@@ -1,7 +1,8 @@
 """Token stores: codes of many files on disk, written exactly once, readable by anything that reads Parquet."""
 
 from smalti.store.decode import Decoded, decode_store
-from smalti.store.encode import Progress, Recipe, encode_paths
+from smalti.store.encode import Progress, encode_paths
+from smalti.store.format import Recipe
 from smalti.store.reader import TokenDataset, TokenStore
 from smalti.store.verify import Again, Report, encode_again, verify
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -13,6 +15,8 @@ from smalti.errors import ConfigError, InputError, SmaltiError, StoreError
 from smalti.store.media import media
 from smalti.store.reader import TokenStore
 from smalti.tokenizer import NeuralTokenizer
+
+LONGEST_NAME = 255 - 20  # bytes; writing needs a longer name for a moment
 
 
 @dataclass
@@ -81,12 +85,25 @@ def decode_store(
 
 
 def output_names(ids: list[str], suffix: str) -> dict[str, str]:
-    """A file name per id: the id with its suffix replaced, or kept before the new one where two ids would meet."""
-    replaced = {name: str(Path(name).with_suffix(suffix)) if Path(name).suffix else name + suffix for name in ids}
-    counts: dict[str, int] = {}
-    for place in replaced.values():
-        counts[place] = counts.get(place, 0) + 1
-    return {name: place if counts[place] == 1 else name + suffix for name, place in replaced.items()}
+    """A file name per id, all different: the id with its suffix replaced, or kept where two would meet.
+
+    Escaping can make a name longer than file systems allow; its end then becomes a hash of it.
+    """
+    kept = {name: name + suffix for name in ids}
+    replaced = {name: str(Path(name).with_suffix(suffix)) for name in ids if Path(name).suffix}
+    counts = Counter(replaced.values())
+    free = {place for place, count in counts.items() if count == 1} - set(kept.values())
+    return {
+        name: _shortened(replaced[name] if replaced.get(name) in free else kept[name], suffix) for name in ids
+    }  # fmt: skip
+
+
+def _shortened(name: str, suffix: str) -> str:
+    folder, _, last = name.rpartition("/")
+    if len(last.encode()) > LONGEST_NAME:
+        digest = hashlib.sha256(last.encode()).hexdigest()[:16]
+        last = last.encode()[: LONGEST_NAME - 40].decode("utf-8", "ignore") + f"~{digest}{suffix}"
+    return f"{folder}/{last}" if folder else last
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -17,11 +17,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow.parquet as pq
 import torch
@@ -36,8 +36,11 @@ from smalti.store.format import (
     LOCK,
     PLANS,
     SHARDS,
+    STAGED,
+    Recipe,
     columns_of,
     file_hash,
+    meaning,
     read_store_header,
     to_table,
     write_atomic,
@@ -50,25 +53,6 @@ from smalti.tokens import Tokens
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 HEADER_EVERY = 5.0  # seconds between refreshes of store.json; shard files are the truth in between
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything beside tokenizer and files that decides codes. A store keeps the one that it was begun with.
-
-    Args:
-        size: images only: shorter side and centre crop to this square, or None for whole pictures.
-        threads: of the model on a CPU; latents move in the last bit with it.
-        batch: samples of one extent per pass on a GPU (a CPU takes one at a time).
-        device: "cpu" or "cuda".
-        dtype: of the arithmetic.
-    """
-
-    size: int | None = None
-    threads: int = 1
-    batch: int = 1
-    device: str = "cpu"
-    dtype: str = "float32"
 
 
 @dataclass
@@ -161,9 +145,14 @@ def encode_paths(
     """
     folder = Path(store)
     found = find_inputs(paths, media(tokenizer.modality).suffixes, recursive=recursive, glob=glob)
+    if not found.inputs and not (folder / HEADER).exists():
+        return Progress(skipped=found.skipped)
     with writing(folder):
-        header = _open_store(folder, tokenizer, reference, recipe or {}, create=bool(found.inputs))
+        header = _open_store(folder, tokenizer, reference, recipe or {})
         return Run(folder, header, tokenizer, workers, report or (lambda progress: None))(found, shard_size)
+
+
+_held: set[Path] = set()  # POSIX locks do not exclude their own process
 
 
 @contextmanager
@@ -171,34 +160,47 @@ def writing(folder: Path) -> Iterator[None]:
     """Holds the store for one writer. The lock falls with the process, however it ends.
 
     Raises:
-        StoreError: if another process holds it, or the folder can't be made.
+        StoreError: if another writer holds it, the folder can't be made, or it holds other things.
     """
+    key = folder.resolve()
+    if key in _held:
+        raise StoreError(f"{folder} is being written by this process already")
+    is_store = (folder / HEADER).exists() or (folder / PLANS).is_dir()
+    if folder.exists() and not is_store and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(f"{folder} exists and is no token store: name a new folder")
     try:
         for part in (SHARDS, PLANS):
             (folder / part).mkdir(parents=True, exist_ok=True)
         handle = (folder / LOCK).open("a+")
     except OSError as error:
         raise StoreError(f"{folder} can't be written: {error.strerror or error}") from None
-    with handle:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by workers
-        except OSError:
-            handle.seek(0)
-            raise StoreError(
-                f"{folder} is being written by another process ({handle.read().strip() or 'unknown'})"
-            ) from None
+    try:
+        _lock(handle, folder)
+        _held.add(key)
+        for place in (folder, folder / SHARDS, folder / PLANS):
+            for leftover in place.glob(f"{STAGED}*.tmp"):
+                leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        _held.discard(key)
+        with suppress(OSError):  # closing flushes the note of who writes, which a full disk can't take
+            handle.close()
+
+
+def _lock(handle: IO[str], folder: Path) -> None:
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by workers
+    except OSError:
+        handle.seek(0)
+        holder = handle.read().strip() or "unknown"
+        raise StoreError(f"{folder} is being written by another process ({holder})") from None
+    with suppress(OSError):
         handle.truncate(0)
         handle.write(f"pid {os.getpid()} on {platform.node()}\n")
         handle.flush()
-        for place in (folder, folder / SHARDS, folder / PLANS):
-            for leftover in place.glob(".*.tmp"):
-                leftover.unlink()
-        yield
 
 
-def _open_store(
-    folder: Path, tokenizer: NeuralTokenizer, reference: str, asked: Mapping[str, Any], *, create: bool
-) -> dict[str, Any]:
+def _open_store(folder: Path, tokenizer: NeuralTokenizer, reference: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     if (folder / HEADER).exists():
         header = read_store_header(folder)
         if header["codes_hash"] != tokenizer.codes_hash:
@@ -217,7 +219,7 @@ def _open_store(
         "modality": tokenizer.modality,
         "config": tokenizer.config.model_dump(mode="json"),
         "codes_hash": tokenizer.codes_hash,
-        "recipe": asdict(Recipe(**{"threads": os.cpu_count() or 1, **asked})),
+        "recipe": Recipe(**{"threads": os.cpu_count() or 1, **asked}).model_dump(),
         "torch": torch.__version__,
         "columns": [],
         "complete": False,
@@ -225,8 +227,7 @@ def _open_store(
         "failed": 0,
         "shards": [],
     }
-    if create:
-        write_header(folder, header)
+    write_header(folder, header)
     return header
 
 
@@ -252,6 +253,8 @@ class Run:
         self.folder, self.header, self.tokenizer, self.workers = folder, header, tokenizer, workers
         self.recipe = Recipe(**header["recipe"])
         self.progress = Progress()
+        # What store.json says of shards, less those that are encoded again because their file is gone.
+        self._listed = {entry["file"]: entry for entry in header["shards"]}
         self._report, self._begun = report, time.monotonic()
 
     def __call__(self, found: Found, shard_size: int) -> Progress:
@@ -295,16 +298,19 @@ class Run:
                     errors[index] = result
                     self.progress.failed += 1
             self._tell()
-        columns = columns_of(rows[min(rows)].spec) if rows else []
-        table = to_table(
-            [shard.inputs[index].id for index in sorted(rows)], [rows[index] for index in sorted(rows)], columns
-        )
         failures = [{"id": shard.inputs[index].id, "error": errors[index]} for index in sorted(errors)]
-        if rows and not self.header["columns"]:
+        self._listed.pop(shard.file, None)
+        if not rows:
+            write_atomic(self.folder / SHARDS / shard.failed_file, json.dumps(failures, ensure_ascii=False).encode())
+            return
+        columns = columns_of(rows[min(rows)].spec)
+        if not self.header["columns"]:
             # What the columns mean must be on disk before the first shard that has them.
             self.header["columns"] = [column.to_json() for column in columns]
             write_header(self.folder, self.header)
-        write_shard(self.folder / SHARDS / shard.file, table, columns, failures)
+        order = sorted(rows)
+        table = to_table([shard.inputs[index].id for index in order], [rows[index] for index in order], columns)
+        write_shard(self.folder / SHARDS / shard.file, table, columns, failures, meaning(self.header))
 
     def _encode(self, samples: Sequence[Sample | str]) -> Sequence[Tokens | str]:
         """Tokens of samples of one extent, or why each has none."""
@@ -317,14 +323,18 @@ class Run:
             tokens = self.tokenizer.encode(torch.cat([batch, filler]), **good[0].conditions).to("cpu")
         except (SmaltiError, MemoryError, torch.OutOfMemoryError) as error:
             return [describe(error)] * len(good)
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):  # how a CPU says that it is out of memory
+                raise
+            return ["the model ran out of memory on it"] * len(good)
         return [tokens[index] for index in range(len(good))]
 
     def _refresh(self, plans: Plans) -> None:
         """Brings store.json and errors.jsonl up to date with the shard files."""
-        known = {entry["file"]: entry for entry in self.header["shards"]}
+        known = self._listed
         for shard in plans.done():
-            if shard.file not in known:
-                path = plans.path(shard)
+            path = plans.path(shard)
+            if shard.file not in known and path is not None and path.name == shard.file:
                 known[shard.file] = {"file": shard.file, "samples": rows_of(path), "sha256": file_hash(path)}
         failed = plans.failed()
         self.header.update(

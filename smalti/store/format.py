@@ -3,6 +3,7 @@
     STORE/
       store.json              what the codes mean, and a count and a hash for every shard
       shards/00000.parquet    rows of samples; a file's presence says that the shard is done
+      shards/00001.failed.json    instead, where no input of the shard could be encoded
       plan/00000.jsonl        which input goes into which shard, written before a run encodes anything
       errors.jsonl            inputs that could not be encoded: {"id", "error", "shard"}
 
@@ -20,23 +21,83 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import Field
 from torch import Tensor
 
+import smalti.config
 from smalti.bits import pack_rows, unpack_rows
-from smalti.errors import StoreError
+from smalti.errors import ConfigError, StoreError
 from smalti.tokens import DEFAULT_STREAM, Side, Stream, StreamSpec, Tokens, code_dtype
 
 FORMAT = 1
 HEADER, ERRORS, SHARDS, PLANS, LOCK = "store.json", "errors.jsonl", "shards", "plan", ".lock"
-ERRORS_KEY = b"smalti.errors"
+ERRORS_KEY, MEANING_KEY = b"smalti.errors", b"smalti.meaning"
+STAGED = ".smalti-"  # how names of unfinished files begin
 LIST_BITS = 18  # wider codes cost far more than their bits as Parquet lists
 DICTIONARY_LIMIT = 2**23
+
+
+class Recipe(smalti.config.Config):
+    """Everything beside tokenizer and files that decides codes. A store keeps the one that it was begun with.
+
+    Args:
+        size: images only: shorter side and centre crop to this square, or None for whole pictures.
+        threads: of the model on a CPU; latents move in the last bit with it.
+        batch: samples of one extent per pass on a GPU (a CPU takes one at a time).
+        device: "cpu" or "cuda".
+        dtype: of the arithmetic.
+    """
+
+    size: int | None = Field(None, ge=1)
+    threads: int = Field(1, ge=1)
+    batch: int = Field(1, ge=1)
+    device: str = "cpu"
+    dtype: Literal["float32"] = "float32"
+
+
+class ColumnEntry(smalti.config.Config):
+    """An entry of `columns` in store.json."""
+
+    column: str
+    stream: str
+    slots: tuple[int, ...]
+    vocab: tuple[int, ...]
+    bits: tuple[int, ...]
+    bit_order: Literal["little"]
+    encoding: Literal["list", "packed"]
+
+
+class ShardEntry(smalti.config.Config):
+    """An entry of `shards` in store.json."""
+
+    file: str
+    samples: int = Field(ge=0)
+    sha256: str
+
+
+class Header(smalti.config.Config):
+    """store.json, for checking it; code uses the plain dictionary."""
+
+    format: int
+    smalti: str
+    tokenizer: str
+    name: str
+    modality: str
+    config: dict[str, Any]
+    codes_hash: str
+    recipe: Recipe
+    torch: str
+    columns: tuple[ColumnEntry, ...]
+    complete: bool
+    samples: int = Field(ge=0)
+    failed: int = Field(ge=0)
+    shards: tuple[ShardEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -156,7 +217,10 @@ def _codes_array(rows: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.int64]]]
     if column.packed:
         return pa.array([pack_rows(row[None], column.bits).tobytes() for row in rows], pa.large_binary())
     dtype = code_dtype(column.vocab)
-    offsets = np.concatenate([[0], np.cumsum([row.size for row in rows])]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum([row.size for row in rows])])
+    if offsets[-1] >= 2**31:
+        raise StoreError(f"{offsets[-1]} codes in one shard are more than a Parquet list holds: choose fewer samples")
+    offsets = offsets.astype(np.int32)
     values = np.concatenate([row.reshape(-1) for row in rows]).astype(dtype) if rows else np.zeros(0, dtype)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
@@ -203,7 +267,13 @@ def _row_slots(
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def write_shard(path: Path, table: pa.Table, columns: Sequence[Column], errors: Sequence[Mapping[str, str]]) -> None:
+def write_shard(
+    path: Path,
+    table: pa.Table,
+    columns: Sequence[Column],
+    errors: Sequence[Mapping[str, str]] = (),
+    meaning: str = "",
+) -> None:
     """Writes a shard so that it appears whole, on disk, under its final name, or not at all.
 
     Args:
@@ -211,8 +281,9 @@ def write_shard(path: Path, table: pa.Table, columns: Sequence[Column], errors: 
         table: its rows.
         columns: which of them hold codes.
         errors: inputs of this shard that failed; they travel in the file's metadata, so that one rename settles all.
+        meaning: what `meaning` gives of the store's header.
     """
-    metadata = {**(table.schema.metadata or {}), ERRORS_KEY: json.dumps(list(errors)).encode()}
+    metadata = {ERRORS_KEY: json.dumps(list(errors)).encode(), MEANING_KEY: meaning.encode()}
     table = table.replace_schema_metadata(metadata)
     candidates = [_serialise(table, columns, dictionary=dictionary) for dictionary in (True, False)]
     write_atomic(path, min(candidates, key=len))
@@ -275,17 +346,24 @@ def read_shard(path: Path) -> pa.Table:
 
 
 def shard_errors(path: Path) -> list[dict[str, str]]:
-    """The failed inputs that a shard records.
+    """The failed inputs that a shard records: a Parquet file, or the list that stands for one without samples.
 
     Raises:
         StoreError: if the shard is damaged.
     """
     try:
-        metadata = pq.read_metadata(path).metadata or {}
-        errors = json.loads(metadata.get(ERRORS_KEY, b"[]"))
-    except (OSError, pa.ArrowException, ValueError) as error:
+        if path.suffix == ".json":
+            errors = json.loads(path.read_text())
+        else:
+            errors = json.loads((pq.read_metadata(path).metadata or {}).get(ERRORS_KEY, b"[]"))
+        return [{"id": str(error["id"]), "error": str(error["error"])} for error in errors]
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"shard {path.name} can't be read: {error}") from None
-    return errors
+
+
+def shard_meaning(path: Path) -> str:
+    """What the header said that codes are when a Parquet shard was written."""
+    return str((pq.read_metadata(path).metadata or {}).get(MEANING_KEY, b""), "ascii", "replace")
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -294,7 +372,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         StoreError: if the disk is full or can't be written; what was at the path stays.
     """
-    staged = path.with_name(f".{path.name}.tmp")
+    staged = path.with_name(f"{STAGED}{path.name}.tmp")
     try:
         with staged.open("wb") as file:
             file.write(data)
@@ -338,7 +416,17 @@ def read_store_header(folder: Path) -> dict[str, Any]:
         raise StoreError(f"{path} is not the header of a token store")
     if header["format"] > FORMAT:
         raise StoreError(f"{path} has format {header['format']}; this Smalti reads up to {FORMAT}: update it")
-    missing = [name for name in ("tokenizer", "codes_hash", "columns", "shards", "recipe") if name not in header]
-    if missing:
-        raise StoreError(f"{path} lacks {missing}")
+    try:
+        checked = Header(**header)
+    except ConfigError as error:
+        raise StoreError(f"{path} is damaged: {error}") from None
+    files = [entry.file for entry in checked.shards]
+    if len(set(files)) != len(files):
+        raise StoreError(f"{path} lists a shard twice")
     return header
+
+
+def meaning(header: Mapping[str, Any]) -> str:
+    """SHA-256 over what a header says that codes are. Every shard carries it, so that an edited header is found."""
+    said = {name: header[name] for name in ("codes_hash", "columns", "recipe")}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

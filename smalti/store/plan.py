@@ -57,7 +57,13 @@ class Shard:
 
     @property
     def file(self) -> str:
+        """Its name once it is done, if it has samples."""
         return f"{self.number:05d}.parquet"
+
+    @property
+    def failed_file(self) -> str:
+        """Its name once it is done, if none of its inputs could be encoded: Parquet readers dislike empty files."""
+        return f"{self.number:05d}.failed.json"
 
 
 def find_inputs(
@@ -98,6 +104,8 @@ def find_inputs(
 def _walk(named: Path, suffixes: frozenset[str], recursive: bool) -> Iterator[tuple[Path, str, bool]]:
     """(path, path below what was named, whether it counts) of the files under a path."""
     if not named.is_dir():
+        if not _is_file(named):
+            raise InputError(f"{escape(str(named))} is neither a regular file nor a folder")
         yield named.absolute(), named.name, True
         return
     for folder, folders, files in os.walk(named):
@@ -148,19 +156,24 @@ class Plans:
             raise StoreError(f"{folder / PLANS} plans a shard twice")
 
     def done(self) -> list[Shard]:
-        return [shard for shard in self.shards if self.path(shard).exists()]
+        return [shard for shard in self.shards if self.path(shard) is not None]
 
     def missing(self) -> list[Shard]:
-        return [shard for shard in self.shards if not self.path(shard).exists()]
+        return [shard for shard in self.shards if self.path(shard) is None]
 
-    def path(self, shard: Shard) -> Path:
-        return self.folder / SHARDS / shard.file
+    def path(self, shard: Shard) -> Path | None:
+        """The file that says that a shard is done, or None."""
+        paths = (self.folder / SHARDS / name for name in (shard.file, shard.failed_file))
+        return next((path for path in paths if path.exists()), None)
 
     def failed(self) -> dict[str, dict[str, str]]:
         """The inputs whose last attempt failed: id -> {"id", "error", "shard"}."""
         last: dict[str, dict[str, str] | None] = {}
-        for shard in self.done():
-            errors = {error["id"]: {**error, "shard": shard.file} for error in shard_errors(self.path(shard))}
+        for shard in self.shards:
+            path = self.path(shard)
+            if path is None:
+                continue
+            errors = {error["id"]: {**error, "shard": path.name} for error in shard_errors(path)}
             last.update({each.id: errors.get(each.id) for each in shard.inputs})
         return {name: error for name, error in last.items() if error is not None}
 
@@ -168,9 +181,18 @@ class Plans:
         """Plans new shards for what is new, and for what failed once all that was planned is done.
 
         Raises:
+            InputError: if an input has the id of another file, which is still there.
             StoreError: if the plan can't be written.
         """
-        planned = {each.id for shard in self.shards for each in shard.inputs}
+        inputs = list(inputs)
+        planned = {each.id: each.path for shard in self.shards for each in shard.inputs}
+        for each in inputs:
+            before = planned.get(each.id, each.path)
+            if before != each.path and before.exists():  # a folder that was moved keeps its ids
+                raise InputError(
+                    f"the id {each.id!r} belongs to {escape(str(before))} in this store already, "
+                    f"{escape(str(each.path))} can't have it too: use another store, or name their common folder"
+                )
         again = set() if self.missing() else set(self.failed())
         fresh = [each for each in inputs if each.id not in planned or each.id in again]
         if not fresh:

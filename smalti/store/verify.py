@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,8 +11,19 @@ from pathlib import Path
 import torch
 
 from smalti.errors import SmaltiError, StoreError
-from smalti.store.encode import Recipe, decoded
-from smalti.store.format import HEADER, SHARDS, file_hash, from_row, read_shard, shard_errors
+from smalti.store.encode import decoded
+from smalti.store.format import (
+    ERRORS,
+    HEADER,
+    SHARDS,
+    Recipe,
+    file_hash,
+    from_row,
+    meaning,
+    read_shard,
+    shard_errors,
+    shard_meaning,
+)
 from smalti.store.plan import Input, Plans, Shard
 from smalti.store.reader import TokenStore
 from smalti.tokenizer import NeuralTokenizer
@@ -25,7 +37,7 @@ class Report:
     Args:
         samples: rows whose codes were read and are in range.
         shards: shard files that were checked.
-        unfinished: planned shards that are not encoded yet.
+        unfinished: planned shards that are not encoded yet, or not listed in store.json yet.
         problems: a line per thing that is wrong, naming the shard.
     """
 
@@ -58,14 +70,17 @@ def verify(folder: str | Path) -> Report:
     store = TokenStore(folder)
     report = Report()
     plans = Plans(store.folder)
-    report.unfinished = len(plans.missing())
     planned = {shard.file: shard for shard in plans.shards}
     listed = {str(entry["file"]): entry for entry in store.header["shards"]}
     on_disk = {path.name for path in (store.folder / SHARDS).glob("*.parquet")}
     report.problems += [f"shard {name} is listed in {HEADER} but missing" for name in sorted(listed.keys() - on_disk)]
     report.problems += [f"shard {name} is in no plan" for name in sorted(on_disk - planned.keys())]
+    unlisted = (on_disk & planned.keys()) - listed.keys()
     if store.header["complete"]:
-        report.problems += [f"shard {name} is not listed in {HEADER}" for name in sorted(on_disk - listed.keys())]
+        report.problems += [f"shard {name} is not listed in {HEADER}" for name in sorted(unlisted)]
+    elif not report.problems:
+        # Killed before its last word: the same command again brings the header up to date.
+        report.unfinished = len(plans.missing()) + len(unlisted) or 1
     seen: dict[str, str] = {}
     for name in sorted(on_disk):
         problems = list(_check_shard(store, name, listed.get(name), planned.get(name), seen, report))
@@ -73,7 +88,22 @@ def verify(folder: str | Path) -> Report:
         report.shards += 1
     if store.header["complete"] and store.header["samples"] != report.samples and not report.problems:
         report.problems.append(f"{HEADER} counts {store.header['samples']} samples, the shards hold {report.samples}")
+    if store.header["complete"] and not report.problems:
+        report.problems += _check_errors(store, plans)
     return report
+
+
+def _check_errors(store: TokenStore, plans: Plans) -> Iterator[str]:
+    failed = plans.failed()
+    if store.header["failed"] != len(failed):
+        yield f"{HEADER} counts {store.header['failed']} failed inputs, the shards {len(failed)}"
+    try:
+        lines = [json.loads(line) for line in (store.folder / ERRORS).read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        yield f"{ERRORS} can't be read: {error}"
+        return
+    if lines != [failed[name] for name in sorted(failed)]:
+        yield f"{ERRORS} does not say what the shards say"
 
 
 def _check_shard(
@@ -93,6 +123,8 @@ def _check_shard(
     except StoreError as error:
         yield str(error)
         return
+    if shard_meaning(path) != meaning(store.header):
+        yield f"{HEADER} says other columns, codes hash or recipe than when it was written"
     ids = table.column("id").to_pylist()
     if listed is not None and listed["samples"] != len(ids):
         yield f"{len(ids)} samples, {HEADER} says {listed['samples']}"

@@ -50,7 +50,7 @@ def test_nothing_but_bad_files_is_code_2(smalti: Smalti, tmp_path: Path, photo_f
 def test_audio_has_its_own_criteria(smalti: Smalti, sounds: Path, speech_folder: Path) -> None:
     ran = smalti("bench", "reconstruct", "-t", speech_folder, "--data", sounds, "--rate", 16_000)
     assert ran.code == 0
-    for expected in ("mel distance dB", "STOI", "SI-SDR dB", "kbit/s", "x real time", "stoi/16000Hz"):
+    for expected in ("STOI", "SI-SDR", "kbit/s", "stoi/16000Hz"):
         assert expected in ran.out
 
 

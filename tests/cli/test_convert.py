@@ -169,7 +169,7 @@ def test_mistakes_are_code_2_one_line_and_no_folder(
     monkeypatch.chdir(llama_file.parent)
     Path("list.yaml").write_text("- one\n- two\n")
     Path("odd.yaml").write_text("encoder_ch_mult: nonsense\n")
-    Path("evil.pt").write_bytes(pickle.dumps({"model": Evil()}))
+    Path("evil.pt").write_bytes(pickle.dumps({"model": Evil()}, protocol=2))
     before = sorted(os.listdir())
     ran = smalti("convert", *arguments, "-o", "out")
     assert ran.code == 2 and message in ran.err, ran.err

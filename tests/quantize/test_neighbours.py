@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from smalti.errors import InputError
-from smalti.quantize import nearest, nearest_k
+from smalti.quantize import nearest, nearest_k, neighbours
 from smalti.quantize.neighbours import squared_distances
 
 
@@ -128,3 +133,164 @@ def test_compiled_search_gives_the_same_codes() -> None:
     rows, table = torch.randn(200, 16), torch.randn(64, 16)
     compiled = torch.compile(nearest, backend="eager", fullgraph=True)
     assert torch.equal(compiled(rows, table), nearest(rows, table))
+
+
+def exact_codes(rows: Tensor, table: Tensor) -> list[int]:
+    """Nearest codes in rational arithmetic, lowest index first: no rounding at any magnitude."""
+    numbers = [[Fraction(value) for value in code] for code in table.tolist()]
+    codes = []
+    for row in rows.tolist():
+        z = [Fraction(value) for value in row]
+        distances = [sum((a - b) ** 2 for a, b in zip(z, code, strict=True)) for code in numbers]
+        codes.append(distances.index(min(distances)))
+    return codes
+
+
+MAGNITUDES = [1e-44, 1e-38, 1e-30, 1e-23, 1e-10, 1.0, 1e10, 1e15, 1e20, 1e30, 1e37]
+
+
+@pytest.mark.parametrize("extent", MAGNITUDES)
+@pytest.mark.parametrize("length", MAGNITUDES)
+def test_codes_are_exact_at_every_magnitude(extent: float, length: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    # A table of 1e20 and rows of 1e15 once overflowed, and what was near 1e-23 was lost among denormal numbers.
+    table = (torch.randn(37, 5, generator=generator).double() * extent).float()
+    rows = (torch.randn(60, 5, generator=generator).double() * length).float()
+    expected = exact_codes(rows, table)
+    assert nearest(rows, table).tolist() == expected
+    assert nearest_k(rows, table, 2)[0][:, 0].tolist() == expected
+
+
+def test_a_row_far_away_among_near_ones_changes_no_code() -> None:
+    rows, table = torch.randn(50, 6), torch.randn(20, 6) * 1e-3
+    rows[7] *= 1e37
+    assert nearest(rows, table).tolist() == exact_codes(rows, table)
+
+
+def test_an_offset_at_the_end_of_the_range_does_not_hurt() -> None:
+    generator = torch.Generator().manual_seed(4)
+    for offset in (-3e38, 3e38):
+        rows = torch.randn(40, 4, generator=generator) * 1e36 + offset
+        table = torch.randn(30, 4, generator=generator) * 1e36 + offset
+        assert nearest(rows, table).tolist() == exact_codes(rows, table)
+    assert nearest(torch.full((2, 4), -3e38), torch.full((5, 4), 3e38)).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("switch", [
+    "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'",
+    "torch.backends.fp32_precision = 'tf32'",
+])  # fmt: skip
+def test_the_newer_precision_switches_change_no_code(switch: str) -> None:
+    # In a process of its own: torch refuses to mix these switches with the older one ever after.
+    program = f"""
+import torch
+from smalti.quantize import nearest
+torch.manual_seed(0)
+rows, table = torch.randn(200, 16), torch.randn(100, 16)
+{switch}
+expected = torch.stack([(row.double() - table.double()).square().sum(1).argmin() for row in rows])
+assert torch.equal(nearest(rows, table), expected)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_types_are_searched_as_float32(dtype: torch.dtype) -> None:
+    rows, table = torch.randn(50, 7).to(dtype), torch.randn(20, 7).to(dtype)
+    expected = brute_force(rows.float(), table.float())
+    assert nearest(rows, table).tolist() == expected.argmin(1).tolist()
+    assert nearest_k(rows, table, 3)[0].tolist() == expected.argsort(1, kind="stable")[:, :3].tolist()
+
+
+@pytest.mark.parametrize(("rows", "table", "message"), [
+    (torch.randn(3, 5), torch.randn(4, 6), r"\(N, 6\).*\(3, 5\)"),
+    (torch.randn(3, 1, 6), torch.randn(4, 6), r"\(3, 1, 6\)"),
+    (torch.ones(3, 6, dtype=torch.int64), torch.randn(4, 6), "int64"),
+    (torch.randn(3, 6), torch.ones(4, 6, dtype=torch.int32), "table must be floating"),
+    (torch.randn(3, 6), torch.randn(0, 6), r"table.*\(0, 6\)"),
+    (torch.randn(3, 0), torch.randn(4, 0), r"table.*\(4, 0\)"),
+    (torch.randn(3, 6), torch.tensor([[1.0] * 6, [float("nan")] * 6]), "table holds NaN or infinity in 1 of 2"),
+    (torch.randn(3, 6), torch.tensor([[float("inf")] + [0.0] * 5]), "table holds NaN or infinity in 1 of 1"),
+])  # fmt: skip
+def test_what_can_not_be_searched_is_refused_by_name(rows: Tensor, table: Tensor, message: str) -> None:
+    for search in (nearest, lambda rows, table: nearest_k(rows, table, 1)):
+        with pytest.raises(InputError, match=message):
+            search(rows, table)
+
+
+def test_nearest_k_measures_in_steps_and_looks_at_all_codes_where_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.randn(30, 6)
+    table = torch.cat([torch.randn(40, 6), torch.zeros(50, 6), torch.randn(40, 6)])
+    rows[:4] *= 1e-4  # fifty codes at once are their nearest
+    expected = brute_force(rows, table).argsort(1, kind="stable")[:, :9]
+    measured: list[int] = []
+    original = neighbours.squared_distances
+
+    def watched(x: Tensor, y: Tensor) -> Tensor:
+        measured.append(torch.broadcast_shapes(x.shape, y.shape).numel())
+        return original(x, y)
+
+    monkeypatch.setattr(neighbours, "RESCORED_AT_ONCE", 100)
+    monkeypatch.setattr(neighbours, "squared_distances", watched)
+    codes, _ = nearest_k(rows, table, 9)
+    assert codes.numpy().tolist() == expected.tolist()
+    assert max(measured) <= 100
+
+
+class Search(torch.nn.Module):
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return nearest(rows, self.table)
+
+
+def hard_table() -> Tensor:
+    """Over a part of the traced search: duplicates across parts, near-ties, and one code many times over."""
+    base = torch.randn(400, 6, generator=torch.Generator().manual_seed(5))
+    return torch.cat([base, base * (1 + 3e-8), torch.zeros(40, 6), base])
+
+
+def hard_rows() -> Tensor:
+    rows = torch.randn(300, 6, generator=torch.Generator().manual_seed(6))
+    rows[:20] *= 1e-3
+    rows[20] *= 1e30
+    return rows
+
+
+def test_compiled_search_decides_ties_like_brute_force() -> None:
+    rows, table = hard_rows(), hard_table()
+    compiled = torch.compile(nearest, backend="eager", fullgraph=True)
+    assert compiled(rows, table).tolist() == exact_codes(rows, table)
+
+
+@pytest.mark.parametrize("extent", [1e-23, 1e20])
+def test_compiled_search_is_exact_at_other_magnitudes(extent: float) -> None:
+    rows, table = torch.randn(100, 8) * extent, torch.randn(600, 8) * extent
+    compiled = torch.compile(nearest, backend="eager", fullgraph=True)
+    assert compiled(rows, table).tolist() == exact_codes(rows, table)
+
+
+def test_an_exported_search_runs_without_smalti(tmp_path: Path) -> None:
+    rows, table = hard_rows(), hard_table()
+    batch = torch.export.Dim("batch", min=2, max=4096)
+    program = torch.export.export(Search(table), (rows[:11],), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "search.pt2")
+    torch.save([rows, exact_codes(rows, table)], tmp_path / "expected.pt")
+    check = f"""
+import sys, torch
+rows, expected = torch.load({str(tmp_path / "expected.pt")!r}, weights_only=True)
+codes = torch.export.load({str(tmp_path / "search.pt2")!r}).module()(rows)
+assert codes.tolist() == expected
+assert not any(name.split('.')[0] == 'smalti' for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=tmp_path)
+
+
+def test_a_traced_search_holds_no_table_of_all_scores() -> None:
+    rows, table = torch.randn(64, 4), torch.randn(16384, 4)
+    program = torch.export.export(Search(table), (rows,))
+    sizes = [node.meta["val"].numel() for node in program.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
+    assert max(sizes) <= max(table.numel(), 64 * 16384 // 16)

@@ -22,6 +22,18 @@ NETWORK_SETTINGS = {
     "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "in_channels", "out_ch", "resolution", "z_channels",
 }  # fmt: skip
 
+# What else the official networks read, with the value that every published VQGAN has: another gives other networks.
+FIXED_SETTINGS: Mapping[str, Any] = {
+    "double_z": False,
+    "resamp_with_conv": True,
+    "attn_type": "vanilla",
+    "use_linear_attn": False,
+    "give_pre_end": False,
+    "tanh_out": False,
+}
+
+HARMLESS_SETTINGS = {"dropout", "use_checkpoint"}  # used in training only
+
 DIFFUSERS_KEYS = (
     (r"^(encoder|decoder)\.mid_block\.resnets\.0\.", r"\1.mid.block_1."),
     (r"^(encoder|decoder)\.mid_block\.resnets\.1\.", r"\1.mid.block_2."),
@@ -87,7 +99,10 @@ def read_networks(params: Mapping[str, Any], state: Mapping[str, Tensor]) -> tup
     missing = sorted(NETWORK_SETTINGS - settings.keys())
     if missing:
         raise ConfigError(f"ddconfig lacks {missing}")
-    for name, published in (("double_z", False), ("resamp_with_conv", True), ("attn_type", "vanilla")):
+    unknown = sorted(settings.keys() - NETWORK_SETTINGS - FIXED_SETTINGS.keys() - HARMLESS_SETTINGS)
+    if unknown:
+        raise ConfigError(f"ddconfig has {unknown}, which may change the networks; remove what is known not to")
+    for name, published in FIXED_SETTINGS.items():
         if settings.get(name, published) != published:
             raise ConfigError(f"ddconfig.{name} is {settings[name]!r}; every published VQGAN has {published!r}")
     last = len(settings["ch_mult"]) - 1
