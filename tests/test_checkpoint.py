@@ -9,6 +9,7 @@ import contextlib
 import os
 import pickle
 import struct
+import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,9 +21,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
-from smalti.checkpoint import MAX_ENTRIES, drop, fold_weight_norm, read_official, rename, take, unwrap
+from smalti.checkpoint import MAX_ENTRIES, MAX_PICKLE_BYTES, drop, fold_weight_norm, read_official, rename, take, unwrap
 from smalti.errors import CheckpointError
 
 ROOT = Path(__file__).parents[1]
@@ -165,6 +166,101 @@ def test_an_archive_that_claims_a_million_entries_is_refused_at_once(tmp_path: P
     file.write_bytes(bytes(content[:end]) + wide + bytes(content[end:]))
     with pytest.raises(CheckpointError, match=str(MAX_ENTRIES)):
         read_official(file)
+
+
+@pytest.mark.parametrize("make", [lambda x: [x, x], lambda x: {"a": x, "b": x}, lambda x: (x, [x])])
+@pytest.mark.parametrize("writer", sorted(WRITERS))
+def test_what_holds_itself_many_times_over_is_read_at_once(
+    make: Callable[[object], object], writer: str, tmp_path: Path
+) -> None:
+    laughs: object = [0]
+    for _ in range(25):  # 2^25 leaves if every path were walked
+        laughs = make(laughs)
+    WRITERS[writer]({"notes": laughs, "state_dict": {"w": 1.0} if writer == "plain pickle" else STATE}, tmp_path / "a")
+    started = time.process_time()
+    with contextlib.suppress(CheckpointError):  # a plain pickle holds no tensors
+        read_official(tmp_path / "a")
+    assert time.process_time() - started < 5
+
+
+def test_a_list_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    endless: list[object] = []
+    endless.append(endless)
+    torch.save({"state_dict": STATE, "notes": endless}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="deep"):
+        read_official(tmp_path / "a.pt")
+
+
+def rewritten(path: Path, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    """A torch archive written anew by another program."""
+    other = path.with_name("other.pt")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return other
+
+
+def test_compressed_archives_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(2**20)}, tmp_path / "model.pt")
+    stored = rewritten(tmp_path / "model.pt", lambda name, data: data)
+    assert read_official(stored).state["w"].shape == (2**20,)
+    for kind in (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
+        bomb = rewritten(tmp_path / "model.pt", lambda name, data: data, kind)
+        with pytest.raises(CheckpointError, match="is compressed"):
+            read_official(bomb)
+
+
+def test_an_absurd_pickle_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "model.pt")
+    large = rewritten(
+        tmp_path / "model.pt", lambda name, data: data + b"\0" * MAX_PICKLE_BYTES if name.endswith(".pkl") else data
+    )
+    with pytest.raises(CheckpointError, match=rf"data\.pkl has \d+ bytes, more than {MAX_PICKLE_BYTES}"):
+        read_official(large)
+
+
+def test_archives_whose_directory_lies_are_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1000)}, tmp_path / "model.pt")
+    content = (tmp_path / "model.pt").read_bytes()
+    end = content.rfind(b"PK\x05\x06")
+    fewer = bytearray(content)
+    fewer[end + 8 : end + 12] = struct.pack("<HH", 1, 1)
+    (tmp_path / "fewer.pt").write_bytes(fewer)
+    with pytest.raises(CheckpointError, match="claims 1 entries and lists"):
+        read_official(tmp_path / "fewer.pt")
+    doubled = bytearray(content)
+    place = content.rfind(b"PK\x01\x02", 0, content.rfind(b"data/0"))
+    doubled[place + 20 : place + 28] = struct.pack("<II", 10**6, 10**6)
+    (tmp_path / "doubled.pt").write_bytes(doubled)
+    with pytest.raises(CheckpointError, match="overlap"):
+        read_official(tmp_path / "doubled.pt")
+
+
+@pytest.mark.parametrize("tensor", [
+    torch.ones(1).expand(10**9, 10**3),
+    torch.arange(6.0).unfold(0, 3, 1),
+    torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (10**12,)),
+    torch.empty(10**12, device="meta"),
+])  # fmt: skip
+@pytest.mark.parametrize("writer", ["torch", "torch legacy"])
+def test_tensors_larger_than_their_data_are_refused_by_name(tensor: Tensor, writer: str, tmp_path: Path) -> None:
+    WRITERS[writer]({"state_dict": {**STATE, "decoder.bomb": tensor}}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"decoder\.bomb"):
+        read_official(tmp_path / "model.pt")
+
+
+def test_views_of_shared_data_are_read(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    state = {
+        "whole": whole,
+        "turned": whole.t(),
+        "row": whole[1],
+        "empty": whole[:0],
+        "one": torch.ones(1).expand(1, 1),
+    }
+    torch.save(state, tmp_path / "model.pt")
+    read = read_official(tmp_path / "model.pt").state
+    assert all(torch.equal(read[key], value) for key, value in state.items())
 
 
 def test_a_folder_must_hold_one_checkpoint(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage or nothing could be 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Annotated, Any
 
@@ -80,6 +81,8 @@ def options(
 
 def main() -> None:
     """The entry point: what Smalti refuses is one line on stderr and exit code 2, without a traceback."""
+    # Threads that spin while they wait steal the processor from the workers that decode files; torch reads this once.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except SmaltiError as error:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-import torch
-
 from smalti.errors import ConfigError, InputError, SmaltiError, StoreError
 from smalti.store.media import media
 from smalti.store.reader import TokenStore
@@ -66,7 +64,6 @@ def decode_store(
             f"{folder} holds no sample that matches {select!r}" if select else f"{folder} holds no samples"
         )
     places = output_names([name for _, name in chosen], ending)
-    torch.set_num_threads(int(store.header["recipe"]["threads"]))
     result = Decoded()
     for done, (number, name) in enumerate(chosen):
         try:

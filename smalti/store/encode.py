@@ -149,7 +149,20 @@ def encode_paths(
         return Progress(skipped=found.skipped)
     with writing(folder):
         header = _open_store(folder, tokenizer, reference, recipe or {})
-        return Run(folder, header, tokenizer, workers, report or (lambda progress: None))(found, shard_size)
+        run = Run(folder, header, tokenizer, workers, report or (lambda progress: None))
+        with threads(run.recipe.threads):
+            return run(found, shard_size)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Torch's number of threads on a CPU; the former one comes back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _held: set[Path] = set()  # POSIX locks do not exclude their own process
@@ -283,7 +296,6 @@ class Run:
         """Encodes the inputs of one shard and writes its file. It needs nothing that other shards did."""
         rows: dict[int, Tokens] = {}
         errors: dict[int, str] = {}
-        torch.set_num_threads(self.recipe.threads)
         for group in _groups(
             decoded(shard.inputs, self.tokenizer.modality, self.recipe.size, self.workers), self.recipe
         ):

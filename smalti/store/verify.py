@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from smalti.errors import SmaltiError, StoreError
-from smalti.store.encode import decoded
+from smalti.store.encode import decoded, threads
 from smalti.store.format import (
     ERRORS,
     HEADER,
@@ -165,24 +163,24 @@ def encode_again(
     if store.header["codes_hash"] != tokenizer.codes_hash:
         raise StoreError(f"{folder} was encoded by another tokenizer ({store.header['tokenizer']}): codes can't match")
     recipe = Recipe(**store.header["recipe"])
-    torch.set_num_threads(recipe.threads)
     sources = {each.id: each for shard in Plans(store.folder).shards for each in shard.inputs}
     chosen = random.Random(seed).sample(range(len(store)), min(count, len(store)))
     inputs = [
         sources.get(store.id(number), Input(store.id(number), Path("no plan names this file"))) for number in chosen
     ]
     result = Again()
-    for index, sample in decoded(inputs, tokenizer.modality, recipe.size, workers):
-        if isinstance(sample, str):
-            result.unreadable.append(f"{inputs[index].id}: {sample}")
-            continue
-        fresh = tokenizer.encode(sample.tensor()[None], **sample.conditions).to("cpu")
-        total, differing = _differences(fresh, store[chosen[index]])
-        result.samples, result.codes, result.differing = (
-            result.samples + 1,
-            result.codes + total,
-            result.differing + differing,
-        )
+    with threads(recipe.threads):
+        for index, sample in decoded(inputs, tokenizer.modality, recipe.size, workers):
+            if isinstance(sample, str):
+                result.unreadable.append(f"{inputs[index].id}: {sample}")
+                continue
+            fresh = tokenizer.encode(sample.tensor()[None], **sample.conditions).to("cpu")
+            total, differing = _differences(fresh, store[chosen[index]])
+            result.samples, result.codes, result.differing = (
+                result.samples + 1,
+                result.codes + total,
+                result.differing + differing,
+            )
     return result
 
 

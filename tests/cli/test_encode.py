@@ -88,7 +88,7 @@ def test_a_folder_without_media_is_code_2(smalti: Smalti, tmp_path: Path, photo_
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("text")
     ran = smalti("encode", tmp_path / "texts", "-o", tmp_path / "store", "-t", photo_folder, *QUICK)
-    assert ran.code == 2 and "nothing to encode (1 files" in ran.err
+    assert ran.code == 2 and "nothing to encode" in ran.err
 
 
 def test_another_tokenizer_can_not_go_on_with_a_store(

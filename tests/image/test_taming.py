@@ -194,6 +194,28 @@ def test_what_no_published_model_has_is_refused() -> None:
         VQGAN.from_official({**CONFIG, "ddconfig": {**DDCONFIG, "double_z": True}}, official(configured()))
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("tanh_out", True),
+    ("give_pre_end", True),
+    ("use_linear_attn", True),
+    ("attn_type", "linear"),
+    ("resamp_with_conv", False),
+    ("norm_type", "batch"),
+])  # fmt: skip
+def test_settings_that_change_the_networks_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=name):
+        published.read_networks({"ddconfig": {**DDCONFIG, name: value}}, {})
+
+
+def test_settings_that_say_what_every_published_network_has_are_accepted() -> None:
+    # taming-transformers' and latent-diffusion's constructors have these defaults.
+    defaults = {
+        "tanh_out": False, "give_pre_end": False, "use_linear_attn": False, "attn_type": "vanilla", "resamp_with_conv": True,
+    }  # fmt: skip
+    spelled_out = published.read_networks({"ddconfig": {**DDCONFIG, **defaults}}, {})
+    assert spelled_out == published.read_networks({"ddconfig": DDCONFIG}, {})
+
+
 def test_diffusers_layout() -> None:
     sizes: dict[str, Any] = {"widths": (32, 64), "attention_levels": (1,), "latent_channels": 8}
     encoder, decoder = Encoder.Config(stem=32, blocks=1, **sizes), Decoder.Config(blocks=2, **sizes)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -62,3 +66,44 @@ def test_two_ranks_learn_what_one_learns_from_both_batches(tmp_path: Path) -> No
     for key, value in vq.state_dict().items():
         assert torch.allclose(value, state[key], atol=1e-6), key
     assert torch.allclose(out.terms["perplexity"], perplexity)
+
+
+def train_with_empty_batches(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    # A rank that falls out of step waits for ever: better an error.
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=30)
+    )
+    torch.manual_seed(0)
+    one = create("ema", dim=4, codes=32, decay=0.9, kmeans_iterations=5, expire=1.0)
+    rvq = Residual([create("ema", dim=4, codes=16, kmeans_iterations=5, expire=1.0) for _ in range(3)])
+    seen = []
+    for step in range(12):
+        z, real = torch.randn(2, 2, 30, 4), torch.ones(2, 2, 30, dtype=torch.bool)
+        # No rank has rows in the first step; then the first rank, the second, none, or no mask hides any.
+        real[0] = step % 4 not in (0, 1)
+        real[1] = step % 4 not in (0, 2)
+        out, levels = one(z[rank], mask=real[rank]), rvq(z[rank], mask=real[rank])
+        codes = torch.where(real[rank], out.codes[..., 0], -1)
+        gathered = [torch.empty_like(codes) for _ in range(2)]
+        dist.all_gather(gathered, codes)
+        seen.append((torch.stack(gathered), out.terms, levels.terms["utilisation"]))
+        one.update()
+        rvq.update()
+    torch.save([one.state_dict(), rvq.state_dict(), seen], f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_stay_in_step_where_a_batch_is_masked_as_a_whole(tmp_path: Path) -> None:
+    mp.spawn(train_with_empty_batches, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    for one, other in zip(first[:2], second[:2], strict=True):
+        for key, value in one.items():
+            assert torch.equal(value, other[key]), key
+    for (codes, terms, shares), (_, other_terms, other_shares) in zip(first[2], second[2], strict=True):
+        counts = Counter(codes[codes >= 0].tolist())
+        shares_of = [count / counts.total() for count in counts.values()]
+        assert terms["perplexity"].item() == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares_of)), rel=1e-4)
+        assert terms["utilisation"].item() == pytest.approx(len(counts) / 32)
+        assert torch.equal(terms["perplexity"], other_terms["perplexity"])
+        assert torch.equal(shares, other_shares)

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import timeit
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smalti.errors import ConfigError
-from smalti.quantize import EMA, Codebook, Commitment, Expire, Mapped, Quantize, Table, Trained, create, kmeans
+from smalti.quantize import (
+    EMA,
+    Codebook,
+    Commitment,
+    Expire,
+    Mapped,
+    Quantize,
+    Table,
+    Trained,
+    create,
+    kmeans,
+    nearest,
+    prepare,
+)
+from smalti.quantize.table import _fingerprint
 
 
 def test_ema_follows_its_formula_over_several_steps() -> None:
@@ -155,6 +171,60 @@ def test_the_kept_table_follows_changed_weights() -> None:
         assert torch.equal(vq.codebooks()[0], first)
         vq.alphabet.vectors.network.bias.add_(1.0)  # type: ignore[union-attr]
         assert torch.allclose(vq.codebooks()[0], first + 1.0)
+
+
+@pytest.mark.parametrize("dim", [3, 8])  # with an odd number of elements the last 64-bit word is half empty
+@pytest.mark.parametrize("write", [
+    lambda weight: weight.data.copy_(torch.randn_like(weight)),
+    lambda weight: weight.data[4].add_(1e-3),
+    lambda weight: weight.data.copy_(weight.data.flip(0)),
+    lambda weight: weight.data.copy_(weight.data.flip(1)),
+    lambda weight: weight.detach().numpy().fill(0.5),
+])  # fmt: skip
+def test_the_kept_table_follows_writes_that_no_version_counts(write: Callable[[Tensor], None], dim: int) -> None:
+    table = Table(Trained(15, dim, nn.init.normal_)).eval()
+    x = torch.randn(200, dim)
+    table.nearest(x)
+    write(table.vectors.weight)
+    rows = table.vectors.weight.detach().double()
+    expected = torch.stack([(row - rows).square().sum(1).argmin() for row in x.double()])
+    assert torch.equal(table.nearest(x)[:, 0], expected)
+
+
+def test_every_single_bit_of_a_table_shows_in_its_fingerprint() -> None:
+    rows = torch.randn(7, 5).half()
+    before = _fingerprint(rows)
+    for bit in range(0, rows.numel() * 16, 3):
+        changed = rows.clone().flatten()
+        changed.view(torch.int16)[bit // 16] ^= 1 << bit % 15
+        assert not torch.equal(_fingerprint(changed.view(7, 5)), before)
+    assert torch.equal(_fingerprint(torch.cat([torch.ones(1).half(), rows.flatten()])[1:].view(7, 5)), before)
+
+
+def test_a_model_made_in_inference_mode_encodes_and_follows_its_weights() -> None:
+    with torch.inference_mode():
+        vq = create("vq", dim=4, codes=16).eval()
+        for _ in range(2):
+            weight = vq.alphabet.vectors.weight.copy_(torch.randn(16, 4))  # type: ignore[union-attr]
+            z = torch.randn(1, 9, 4)
+            assert torch.equal(vq.encode(z)[0, :, 0], torch.cdist(z[0].double(), weight.double()).argmin(1))
+
+
+def test_the_fingerprint_costs_little_of_a_search() -> None:
+    x, weight = torch.randn(225, 512), torch.randn(4096, 512)
+    ready = prepare(weight)
+    nearest(x, ready)
+    search = min(timeit.repeat(lambda: nearest(x, ready), number=1, repeat=5))
+    check = min(timeit.repeat(lambda: _fingerprint(weight), number=1, repeat=5))
+    assert check < 0.15 * search  # 4 % where nothing else runs
+
+
+def test_a_masked_batch_costs_nothing_and_gives_every_row_a_gradient() -> None:
+    vq = create("vq", dim=4, codes=16)
+    out = vq(torch.randn(2, 3, 4, requires_grad=True), mask=torch.zeros(2, 3, dtype=torch.bool))
+    out.loss.backward()
+    assert out.loss.item() == 0
+    assert torch.equal(vq.alphabet.vectors.weight.grad, torch.zeros(16, 4))  # type: ignore[union-attr]
 
 
 def test_the_gradient_of_a_trained_table_is_that_of_its_chosen_rows() -> None:

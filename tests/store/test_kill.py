@@ -20,7 +20,9 @@ def killed_run(photos: Path, store: Path, tokenizer: PhotoTokenizer, seconds: fl
     child = os.fork()
     if child == 0:
         try:
-            encode_paths([photos], store, tokenizer, reference="tiny", shard_size=2, workers=workers)
+            # One thread: the thread pool of a forked process is not its own, and would be waited for for ever.
+            one = {"threads": 1}
+            encode_paths([photos], store, tokenizer, reference="tiny", shard_size=2, workers=workers, recipe=one)
         finally:
             os._exit(0)
     deadline = time.monotonic() + seconds
