@@ -30,6 +30,7 @@ from smalti.quantize.neighbours import Prepared, nearest, nearest_k, prepare
 Init = Callable[[Tensor], object]
 Space = Literal["euclidean", "unit"]
 Version = tuple[tuple[int, int], ...]  # where each tensor lies and how often autograd saw it written
+COMPARED_WHOLE = 2**13  # up to so many 64-bit words, comparing all of them costs less than summing them
 
 
 class Vectors(nn.Module):
@@ -311,7 +312,7 @@ class Table(Alphabet):
 
 
 def _fingerprint(tensor: Tensor) -> Tensor:
-    """Integers that change with a tensor's content: sums of its 64-bit words, along both sides of a square.
+    """Integers that change with a tensor's content: its 64-bit words, or sums of many along both sides of a square.
 
     Whole numbers, so that no precision setting or thread count matters; both sides, so that order counts too.
     """
@@ -322,6 +323,8 @@ def _fingerprint(tensor: Tensor) -> Tensor:
     elif flat.storage_offset() * size % 8:
         flat = flat.clone()
     words = flat.view(torch.int64)
+    if len(words) <= COMPARED_WHOLE:
+        return words
     side = max(1, math.isqrt(len(words)))
     square = words[: len(words) // side * side].view(-1, side)
     return torch.cat([square.sum(0), square.sum(1), words[square.numel() :]])

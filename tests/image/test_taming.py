@@ -210,8 +210,12 @@ def test_settings_that_change_the_networks_are_refused_by_name(name: str, value:
 def test_settings_that_say_what_every_published_network_has_are_accepted() -> None:
     # taming-transformers' and latent-diffusion's constructors have these defaults.
     defaults = {
-        "tanh_out": False, "give_pre_end": False, "use_linear_attn": False, "attn_type": "vanilla", "resamp_with_conv": True,
-    }  # fmt: skip
+        "tanh_out": False,
+        "give_pre_end": False,
+        "use_linear_attn": False,
+        "attn_type": "vanilla",
+        "resamp_with_conv": True,
+    }
     spelled_out = published.read_networks({"ddconfig": {**DDCONFIG, **defaults}}, {})
     assert spelled_out == published.read_networks({"ddconfig": DDCONFIG}, {})
 

@@ -181,7 +181,11 @@ def test_the_kept_table_follows_changed_weights() -> None:
     lambda weight: weight.data.copy_(weight.data.flip(1)),
     lambda weight: weight.detach().numpy().fill(0.5),
 ])  # fmt: skip
-def test_the_kept_table_follows_writes_that_no_version_counts(write: Callable[[Tensor], None], dim: int) -> None:
+@pytest.mark.parametrize("compared_whole", [0, 2**13])
+def test_the_kept_table_follows_writes_that_no_version_counts(
+    write: Callable[[Tensor], None], dim: int, compared_whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smalti.quantize.table.COMPARED_WHOLE", compared_whole)
     table = Table(Trained(15, dim, nn.init.normal_)).eval()
     x = torch.randn(200, dim)
     table.nearest(x)
@@ -191,7 +195,8 @@ def test_the_kept_table_follows_writes_that_no_version_counts(write: Callable[[T
     assert torch.equal(table.nearest(x)[:, 0], expected)
 
 
-def test_every_single_bit_of_a_table_shows_in_its_fingerprint() -> None:
+def test_every_single_bit_of_a_table_shows_in_its_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smalti.quantize.table.COMPARED_WHOLE", 0)
     rows = torch.randn(7, 5).half()
     before = _fingerprint(rows)
     for bit in range(0, rows.numel() * 16, 3):
