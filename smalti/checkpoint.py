@@ -309,11 +309,19 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([(Plain, name) for name in PLAIN_CLASSES]):
             data = torch.load(path, map_location="cpu", weights_only=True, mmap=True if is_zip else None)
     except READING_ERRORS as error:
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{path} can't be read as data, and Smalti never runs what a checkpoint holds: {reason}"
+            f"{path} can't be read as data, and Smalti never runs what a checkpoint holds: {_reason(error)}"
         ) from None
     return _plain(data)
+
+
+def _reason(error: BaseException) -> str:
+    """What a reader found, without torch's advice to read the file unsafely."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found:
+        return f"it needs {found[1]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def _check_archive(path: Path) -> bool:
