@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from smalti.errors import StoreError
 from smalti.store.format import SHARDS, Column, file_hash, from_row, read_shard, read_store_header
-from smalti.tokens import Order, Tokens
+from smalti.tokens import Tokens
 
 SHARDS_IN_MEMORY = 8
 
@@ -113,30 +112,27 @@ class TokenStore(Sequence[Tokens]):
         self.__init__(state["folder"])  # type: ignore[misc]
 
 
-class TokenDataset(Dataset[Tensor]):
-    """A torch Dataset of flat id sequences (`Tokens.flat`), what generators train on.
+class TokenDataset(Dataset[Tokens]):
+    """A torch Dataset over a store, for training generators.
+
+        loader = DataLoader(TokenDataset("STORE"), batch_size=8, shuffle=True, collate_fn=Tokens.cat)
+        for tokens in loader:
+            generator(tokens).loss.backward()          # or tokens.flat() for any other language model
 
     Args:
         store: a TokenStore or its folder.
-        order: as in `Tokens.flat`.
-        transform: applied to each Tokens first (prefix, crop), or None.
+        transform: applied to each Tokens (prefix, crop), or None. Samples of a batch need one extent, unless positions
+            are 1-D: those are padded, with lengths.
     """
 
-    def __init__(
-        self,
-        store: TokenStore | str | Path,
-        order: Order = "position",
-        transform: Callable[[Tokens], Tokens] | None = None,
-    ) -> None:
+    def __init__(self, store: TokenStore | str | Path, transform: Callable[[Tokens], Tokens] | None = None) -> None:
         self.store = store if isinstance(store, TokenStore) else TokenStore(store)
-        self.order, self.transform = order, transform
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.store)
 
-    def __getitem__(self, index: int) -> Tensor:
-        """(steps,), int64."""
+    def __getitem__(self, index: int) -> Tokens:
+        """Tokens of batch 1."""
         tokens = self.store[index]
-        if self.transform is not None:
-            tokens = self.transform(tokens)
-        return tokens.flat(self.order)[0]
+        return tokens if self.transform is None else self.transform(tokens)

@@ -14,13 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from smalti.errors import InputError, StoreError
+from smalti.generate.autoregressive import AutoregressiveTransformer
 from smalti.image.io import read_image
 from smalti.image.photo import PhotoTokenizer
+from smalti.nn.transformer import Transformer
 from smalti.store import Progress, TokenDataset, TokenStore, decode_store, encode_again, encode_paths, verify
 from smalti.store.encode import writing
 from smalti.store.format import file_hash
+from smalti.tokens import Tokens
 
 
 def encode(photos: Path, store: Path, tokenizer: PhotoTokenizer, **options: object) -> Progress:
@@ -62,13 +66,26 @@ def test_pandas_and_datasets_read_the_shards(photos: Path, tmp_path: Path, token
     assert loaded["train"][0]["codes"] == first.codes.flatten().tolist()
 
 
-def test_a_dataset_feeds_flat_ids(photos: Path, tmp_path: Path, tokenizer: PhotoTokenizer) -> None:
-    encode(photos, tmp_path / "store", tokenizer)
+def test_a_dataset_feeds_a_generator(photos: Path, tmp_path: Path, tokenizer: PhotoTokenizer) -> None:
+    encode(photos, tmp_path / "store", tokenizer, recipe={"threads": 1, "size": 8})
     dataset = TokenDataset(tmp_path / "store", transform=lambda tokens: tokens)
-    loader = torch.utils.data.DataLoader(TokenDataset(tmp_path / "store"), batch_size=None, num_workers=1)
-    ids = list(loader)
-    assert len(ids) == len(dataset) == 20
-    assert torch.equal(ids[3], TokenStore(tmp_path / "store")[3].flat()[0])
+    loader = DataLoader(TokenDataset(tmp_path / "store"), batch_size=8, collate_fn=Tokens.cat, num_workers=1)
+    batches = list(loader)
+    assert [len(batch) for batch in batches] == [8, 8, 4] and len(dataset) == 20
+    assert batches[1][3].equal(TokenStore(tmp_path / "store")[11])
+    torch.manual_seed(0)
+    sizes = Transformer.Config(width=32, layers=1, heads=2, hidden=32, context=8)
+    generator = AutoregressiveTransformer.Config(streams=batches[0].spec, transformer=sizes).build()
+    labels = torch.zeros(8, dtype=torch.int64)
+    optimizer = torch.optim.Adam(generator.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        loss = generator(batches[0], label=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_decoding_writes_a_file_per_id(photos: Path, tmp_path: Path, tokenizer: PhotoTokenizer) -> None:
