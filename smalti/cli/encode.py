@@ -79,4 +79,4 @@ def _summarise(done: Done, out: Path) -> None:
         f"{rate:.1f}/s, the model worked {done.model_share:.0%} of the time -> {out}"
     )
     if done.without_codes:
-        console().print(f"[yellow]{done.without_codes} files have no codes; {out / 'errors.jsonl'} says why[/]")
+        console().print(f"[yellow]without codes: {done.without_codes}; {out / 'errors.jsonl'} says why[/]")

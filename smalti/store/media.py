@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smalti.errors import UnavailableError
+from smalti.errors import UnavailableError, require
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
@@ -59,6 +59,7 @@ def media(modality: str) -> Media:
 
     Raises:
         UnavailableError: if files of that modality can't be read yet.
+        MissingDependencyError: if what reads them is not installed.
     """
     if modality == "image":
         return _image()
@@ -83,6 +84,9 @@ def _image() -> Media:
 
 def _audio() -> Media:
     from smalti.audio.io import SUFFIXES, read_audio, write_audio
+
+    for module in ("soundfile", "soxr"):
+        require(module, "audio")  # once and before a run, not as an error of every file
 
     def read(path: Path, size: int | None) -> Sample:
         waveform, rate = read_audio(path)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from smalti.errors import InputError, StoreError
+from smalti.audio.speech import SpeechCodec
+from smalti.errors import InputError, MissingDependencyError, StoreError
 from smalti.image.photo import PhotoTokenizer
 from smalti.store import Progress, TokenStore, decode_store, encode_paths, verify
 from smalti.store.decode import output_names
@@ -160,3 +162,12 @@ def test_a_model_out_of_memory_is_an_error_of_that_input(
     monkeypatch.setattr(PhotoTokenizer, "analysis", hungry)
     done = encode(photos, tmp_path / "store", tokenizer)
     assert done.failed > 0 and done.encoded == 20 - done.failed
+
+
+def test_a_missing_decoder_stops_the_run_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    codec = SpeechCodec(SpeechCodec.Config.tiny())
+    with pytest.raises(MissingDependencyError, match="audio"):
+        encode_paths([tmp_path], tmp_path / "store", codec, reference="tiny")
+    assert not (tmp_path / "store").exists()
