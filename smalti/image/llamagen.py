@@ -277,7 +277,7 @@ def _read_networks(settings: Mapping[str, Any]) -> tuple[Encoder.Config, Decoder
     )
 
 
-AR_IGNORED = ("*.kv_cache.*", "causal_mask")
+AR_IGNORED = ("layers.*.attention.kv_cache.*", "causal_mask")
 POSITION_TABLE = "freqs_cis"  # in old files only
 
 AR_KEYS = KeyTable(
