@@ -280,12 +280,15 @@ class Run:
         failed = plans.failed()
         self.progress.already = len({each.id for each in found.inputs} & (done - ids - failed.keys()))
         self._tell()
-        refreshed = time.monotonic()
+        refreshed, took = time.monotonic(), 0.0
         for shard in todo:
             self.encode_shard(shard)
-            if time.monotonic() - refreshed > HEADER_EVERY:
+            began = time.monotonic()
+            # The header grows with the store; it must not take more than a twentieth of a long run.
+            if began - refreshed > max(HEADER_EVERY, 20 * took):
                 self._refresh(plans)
                 refreshed = time.monotonic()
+                took = refreshed - began
         if plans.shards:
             self._refresh(plans)
         self.progress.without_codes = int(self.header["failed"])

@@ -151,6 +151,7 @@ class Plans:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shards = [shard for file in sorted((folder / PLANS).glob("*.jsonl")) for shard in _read_plan(file)]
+        self._errors: dict[str, list[dict[str, str]]] = {}  # of finished shards, by file: they never change in a run
         numbers = [shard.number for shard in self.shards]
         if len(set(numbers)) != len(numbers):
             raise StoreError(f"{folder / PLANS} plans a shard twice")
@@ -173,7 +174,9 @@ class Plans:
             path = self.path(shard)
             if path is None:
                 continue
-            errors = {error["id"]: {**error, "shard": path.name} for error in shard_errors(path)}
+            if path.name not in self._errors:
+                self._errors[path.name] = shard_errors(path)
+            errors = {error["id"]: {**error, "shard": path.name} for error in self._errors[path.name]}
             last.update({each.id: errors.get(each.id) for each in shard.inputs})
         return {name: error for name, error in last.items() if error is not None}
 
