@@ -29,6 +29,10 @@ class StoreError(SmaltiError):
     """A token store that is damaged, locked, full or made by another tokenizer."""
 
 
+class TrainingError(SmaltiError):
+    """Training that can't go on: a loss that is no number, codes that moved though they were to be kept."""
+
+
 class UnavailableError(SmaltiError):
     """Something that exists elsewhere but can't be had here: a planned system, a file behind a network."""
 

@@ -202,7 +202,9 @@ class NeuralTokenizer(Tokenizer, nn.Module):
 
     def check_raw(self, inputs: Tensor) -> None:
         """Raises InputError unless `inputs`, given with raw=True, are what the network takes."""
-        if not inputs.is_floating_point() or inputs.numel() == 0 or not bool(torch.isfinite(inputs).all()):
+        # In training the loop watches the loss instead: looking at values would make every step wait for the device.
+        finite = self.training or bool(torch.isfinite(inputs).all())
+        if not inputs.is_floating_point() or inputs.numel() == 0 or not finite:
             raise InputError(
                 f"raw input must be floating, finite and not empty, got {inputs.dtype} {tuple(inputs.shape)}"
             )
@@ -348,7 +350,8 @@ class NeuralTokenizer(Tokenizer, nn.Module):
         """
         inputs, side = self._prepared(x, raw, conditions)
         z = self.analysis(inputs, self.encode_options())
-        quantized = self.quantizer(z)
+        with torch.autocast(self.device.type, enabled=False):  # bf16 flips codes
+            quantized = self.quantizer(z.float())
         outputs = self.synthesis(quantized.z.to(self.dtype), self.decode_options())
         rebuilt = outputs if raw else self.finish(outputs, side, **conditions)
         return Reconstruction(rebuilt, quantized, quantized.loss, dict(quantized.terms))

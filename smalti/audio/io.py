@@ -71,6 +71,22 @@ def read_audio(source: Source, *, max_samples: int = MAX_SAMPLES) -> tuple[Tenso
             raise InputError(f"{what} can't be read as {container}: {reason}") from None
 
 
+def rate_and_seconds(source: Source) -> tuple[int, float]:
+    """Sample rate in Hz and length of an audio file as its header has them, without decoding it.
+
+    Raises:
+        InputError: as `read_audio` does for what a header shows.
+    """
+    soundfile = require("soundfile", "audio")
+    with _opened(source) as (file, what):
+        container, _ = check_container(file, what)
+        try:
+            with soundfile.SoundFile(_nameless(file)) as sound:
+                return int(sound.samplerate), sound.frames / sound.samplerate
+        except soundfile.SoundFileError:
+            raise InputError(f"{what} can't be read as {container}: its header is damaged") from None
+
+
 def encode_audio(samples: Tensor, rate: int, format: Format = "wav", bits: Bits = 16) -> bytes:
     """The bytes of an audio file.
 

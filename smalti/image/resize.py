@@ -8,6 +8,7 @@ configuration that a tokenizer's own Config (or a training recipe) can name by i
     ResizeShorter + CentreCrop     torchvision's Resize(size) and CenterCrop(size): most evaluation tables
     HalvingCentreCrop              center_crop_arr of guided-diffusion, LlamaGen and their descendants
     HalvingRandomCrop              random_crop_arr of the same, for training
+    RandomShrink + RandomCrop      Smalti's own photo tokenizers, for training
 """
 
 from __future__ import annotations
@@ -112,6 +113,30 @@ class RandomCrop(SizeRule):
         return _crop(image, left, top, self.size)
 
 
+class RandomShrink(SizeRule):
+    """Some pictures smaller, so that one scale of detail does not stand for all: for training.
+
+    Args:
+        probability: of shrinking at all.
+        smallest: lowest scale; the scale is uniform between it and 1.
+        at_least: pixels that the shorter side keeps; smaller pictures stay as they are.
+        filter: antialiased.
+    """
+
+    type: Literal["random-shrink"] = "random-shrink"
+    probability: float = Field(0.5, ge=0, le=1)
+    smallest: float = Field(0.5, gt=0, le=1)
+    at_least: Extent
+    filter: Filter = "bicubic"
+
+    def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Image.Image:
+        chance, place = (float(each) for each in torch.rand(2, generator=generator))
+        scale = self.smallest + (1 - self.smallest) * place
+        if chance >= self.probability or round(min(image.size) * scale) < self.at_least:
+            return image
+        return _resize(image, round(image.width * scale), round(image.height * scale), self.filter)
+
+
 class HalvingCentreCrop(SizeRule):
     """The shorter side to `size` by halving with a box and then bicubically, and a square from the middle.
 
@@ -145,7 +170,7 @@ class HalvingRandomCrop(SizeRule):
 
 
 Rule = Annotated[
-    Resize | ResizeShorter | CentreCrop | RandomCrop | HalvingCentreCrop | HalvingRandomCrop,
+    Resize | ResizeShorter | CentreCrop | RandomCrop | RandomShrink | HalvingCentreCrop | HalvingRandomCrop,
     Field(discriminator="type"),
 ]
 

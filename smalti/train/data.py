@@ -1,0 +1,278 @@
+"""Training data: files of a folder to samples, each an exact function of (seed, number of the sample).
+
+    seed ──► order of the files in every epoch ──► file of sample i ──► cut at random by its own generator ──► tensor
+
+So the order needs no state: workers, ranks and interruptions change nothing, and a resumed run goes on with the sample
+that would have come next.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import smalti.audio.io
+import smalti.config
+import smalti.image.io
+from smalti.errors import ConfigError, InputError, SmaltiError
+from smalti.image.resize import RandomCrop, ResizeShorter, Rule, apply_rules
+
+TRIES = 16  # unreadable files in a row before a run gives up
+Range = tuple[float, float]
+
+
+class Files(smalti.config.Config, ABC):
+    """Which files are trained on, and how samples are cut from them.
+
+    Args:
+        include: patterns of POSIX paths below the data folder; "*" crosses folders.
+        held_out: patterns of paths that are never trained on: samples and validation come from them.
+        held_out_list: a file beside the recipe with more such patterns, one a line; "#" starts a comment.
+        cache: bytes of decoded files that each worker keeps in memory.
+    """
+
+    modality: ClassVar[str]
+    suffixes: ClassVar[frozenset[str]]
+    include: tuple[str, ...] = ("*",)
+    held_out: tuple[str, ...] = ()
+    held_out_list: str | None = None
+    cache: int = Field(2**30, ge=0)
+
+    @abstractmethod
+    def read(self, path: Path, rate: int | None) -> tuple[Any, int]:
+        """One file decoded, and its size in bytes; audio at `rate` Hz."""
+
+    @abstractmethod
+    def cut(self, decoded: Any, generator: torch.Generator, rate: int | None) -> Tensor:
+        """A random training sample of a decoded file, in the public range; all have one shape."""
+
+    def whole(self, path: Path, rate: int | None) -> Tensor:
+        """A held-out sample as it is shown and measured: the same every time."""
+        return self.cut(self.read(path, rate)[0], torch.Generator().manual_seed(0), rate)
+
+    def shares(self, path: Path) -> int:
+        """How often a file comes in an epoch; 0 leaves it out."""
+        return 1
+
+
+class Images(Files):
+    """Photos: size rules in order (the last ones crop), and mirroring.
+
+    Args:
+        rules: as in `smalti.image.resize`; they must end in one square size.
+        flip: mirror half of the samples.
+    """
+
+    type: Literal["images"] = "images"
+    modality: ClassVar[str] = "image"
+    suffixes: ClassVar[frozenset[str]] = smalti.image.io.SUFFIXES
+    rules: tuple[Annotated[Rule, Field(discriminator="type")], ...] = (ResizeShorter(size=256), RandomCrop(size=256))
+    flip: bool = True
+
+    def read(self, path: Path, rate: int | None) -> tuple[Image.Image, int]:
+        image = smalti.image.io.open_image(path)
+        return image, 3 * image.width * image.height
+
+    def cut(self, decoded: Image.Image, generator: torch.Generator, rate: int | None) -> Tensor:
+        pixels = smalti.image.io.to_tensor(apply_rules(decoded, self.rules, generator))
+        mirrored = self.flip and bool(torch.randint(2, (), generator=generator))
+        return pixels.flip(-1) if mirrored else pixels
+
+
+class Recordings(Files):
+    """Segments of recordings at the model's rate; short ones are tiled. Long files come in proportion to their length.
+
+    Args:
+        seconds: length of a segment.
+        shortest: seconds below which a file is left out.
+        least_rate: Hz below which a file is left out.
+        peak_db: range of the segment's peak, dB below full scale; None keeps the level.
+        speed: range of the factor of playing speed, which moves pitch too.
+    """
+
+    type: Literal["recordings"] = "recordings"
+    modality: ClassVar[str] = "audio"
+    suffixes: ClassVar[frozenset[str]] = smalti.audio.io.SUFFIXES
+    seconds: float = Field(1.0, gt=0)
+    shortest: float = Field(0.1, ge=0)
+    least_rate: int = Field(0, ge=0)
+    peak_db: Range | None = (-6.0, -1.0)
+    speed: Range = (1.0, 1.0)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Recordings:
+        for name, pair in (("peak_db", self.peak_db), ("speed", self.speed)):
+            if pair is not None and pair[0] > pair[1]:
+                raise ValueError(f"{name} must be (low, high), got {pair}")
+        if self.speed[0] <= 0:
+            raise ValueError(f"speed must be positive, got {self.speed}")
+        return self
+
+    def read(self, path: Path, rate: int | None) -> tuple[Tensor, int]:
+        waveform, own = smalti.audio.io.read_audio(path)
+        mono = smalti.audio.io.to_channels(waveform, 1)
+        return smalti.audio.io.resample(mono, own, rate or own), 4 * mono.shape[-1]
+
+    def cut(self, decoded: Tensor, generator: torch.Generator, rate: int | None) -> Tensor:
+        samples = round(self.seconds * (rate or 1))
+        speed, level = _uniform(self.speed, generator), _uniform(self.peak_db or (0, 0), generator)
+        needed = math.ceil(samples * speed) + 1
+        tiled = decoded.repeat(1, -(-needed // decoded.shape[-1]))
+        start = int(torch.randint(tiled.shape[-1] - needed + 1, (), generator=generator))
+        segment = tiled[:, start : start + needed]
+        if speed != 1:
+            segment = F.interpolate(segment[None], size=samples + 1, mode="linear")[0]
+        segment = segment[:, :samples]
+        if self.peak_db is None:
+            return segment
+        return segment / segment.abs().max().clamp(min=1e-4) * 10 ** (level / 20)
+
+    def shares(self, path: Path) -> int:
+        rate, seconds = smalti.audio.io.rate_and_seconds(path)
+        return 0 if rate < self.least_rate or seconds < self.shortest else max(1, round(seconds / self.seconds))
+
+
+Data = Annotated[Images | Recordings, Field(discriminator="type")]
+
+
+def _uniform(bounds: Range, generator: torch.Generator) -> float:
+    low, high = bounds
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+# --- which files -----------------------------------------------------------------------------------------------------
+
+
+def find_files(data: Files, folder: Path, beside: Path) -> tuple[list[Path], list[Path]]:
+    """The files to train on, and those held out, both sorted by their path.
+
+    Args:
+        data: the recipe's section.
+        folder: that the user gave.
+        beside: the recipe's folder, where `held_out_list` lies.
+
+    Raises:
+        InputError: if the folder does not exist or holds nothing to train on.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: --data takes the folder that holds the files to train on")
+    patterns = [*data.held_out, *_listed(data.held_out_list, beside)]
+    train: list[Path] = []
+    held: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix.lower() in data.suffixes and any(fnmatchcase(name, pattern) for pattern in data.include):
+            (held if any(fnmatchcase(name, pattern) for pattern in patterns) else train).append(path)
+    if not train:
+        raise InputError(
+            f"{folder} holds nothing to train on: {', '.join(data.include)} with suffix "
+            f"{' '.join(sorted(data.suffixes))}, {len(held)} of them held out"
+        )
+    return train, held
+
+
+def _listed(name: str | None, beside: Path) -> list[str]:
+    if name is None:
+        return []
+    try:
+        lines = (beside / name).read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"data.held_out_list: {beside / name} can't be read: {error.strerror}") from None
+    return [line.partition("#")[0].strip() for line in lines if line.partition("#")[0].strip()]
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+class Samples(Dataset[Tensor]):
+    """Sample i of an endless series of epochs.
+
+    Args:
+        data: how files are read and cut.
+        files: to train on.
+        seed: of the order and of every cut.
+        rate: Hz that audio is brought to; None for other modalities.
+    """
+
+    def __init__(self, data: Files, files: Sequence[Path], *, seed: int, rate: int | None = None) -> None:
+        self.data, self.seed, self.rate = data, seed, rate
+        self.entries = [file for file in files for _ in range(data.shares(file))]
+        if not self.entries:
+            raise InputError(f"all {len(files)} files are too short or of too low a rate for this recipe")
+        self._orders: dict[int, np.ndarray[Any, Any]] = {}
+        self._kept: dict[Path, Any] = {}
+        self._left = data.cache
+
+    def __getitem__(self, index: int) -> Tensor:
+        error: Exception | None = None
+        for attempt in range(TRIES):
+            path = self._file(index + attempt)
+            try:
+                return self.data.cut(self._decoded(path), self._generator(index), self.rate)
+            except (SmaltiError, OSError) as problem:
+                error = problem
+                logging.getLogger("smalti").warning("%s is left out: %s", path, problem)
+        raise InputError(f"{TRIES} files in a row can't be trained on; the last one: {error}")
+
+    def _file(self, index: int) -> Path:
+        epoch, place = divmod(index, len(self.entries))
+        if epoch not in self._orders:
+            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.entries))
+            self._orders = {key: kept for key, kept in self._orders.items() if key == epoch - 1} | {epoch: order}
+        return self.entries[self._orders[epoch][place]]
+
+    def _generator(self, index: int) -> torch.Generator:
+        words = np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+
+    def _decoded(self, path: Path) -> Any:
+        if path in self._kept:
+            return self._kept[path]
+        decoded, size = self.data.read(path, self.rate)
+        if size <= self._left:
+            self._kept[path] = decoded
+            self._left -= size
+        return decoded
+
+
+def batches(
+    samples: Samples, *, batch: int, first: int, count: int, rank: int = 0, ranks: int = 1, workers: int = 0
+) -> Iterator[Tensor]:
+    """This rank's share of `count` global batches, beginning with sample `first`.
+
+    Args:
+        samples: of all ranks.
+        batch: samples of a global batch, a multiple of `ranks`; each rank takes a run of neighbours.
+        first: number of the first sample.
+        count: global batches.
+        rank, ranks: whose share.
+        workers: processes that decode; 0 decodes here.
+
+    Yields:
+        (batch / ranks, ...) tensors.
+    """
+    share = batch // ranks
+    starts = range(first + rank * share, first + rank * share + batch * count, batch)
+    # A worker that hangs on the parent's locks is worse than the second that a fresh process costs.
+    context = "spawn" if workers else None
+    loader = DataLoader(
+        samples,
+        batch_sampler=[list(range(start, start + share)) for start in starts],
+        num_workers=workers,
+        multiprocessing_context=context,
+        generator=torch.Generator(),  # the loader would draw from the global one, and move what training draws
+    )
+    return iter(loader)

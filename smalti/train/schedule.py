@@ -1,0 +1,95 @@
+"""Schedules: how learning rates and named attributes move with the step. Pure functions, so resuming needs no state."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from smalti.config import Config
+from smalti.errors import ConfigError
+
+Decay = Literal["constant", "cosine", "linear"]
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int, decay: Decay, final: float) -> float:
+    """Linear warm-up from 1/warmup to 1, then decay from 1 to `final` at the last step.
+
+    Args:
+        step: optimizer steps done, 0 .. steps - 1.
+        steps: of the stage.
+        warmup: steps of the warm-up.
+        decay: the shape of what follows it.
+        final: the factor that a decay ends at.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - 1 - warmup)
+    if decay == "constant":
+        return 1.0
+    remaining = (1 + math.cos(math.pi * progress)) / 2 if decay == "cosine" else 1 - progress
+    return final + (1 - final) * remaining
+
+
+class Schedule(Config):
+    """A number of the model or the objective that changes during a stage.
+
+    Args:
+        target: dotted path below "model" or "objective", such as "model.quantizer.assign.temperature".
+        points: (step, value) in order of steps; before the first and after the last the value stays.
+        between: how values pass from point to point.
+    """
+
+    target: str = Field(pattern=r"^(model|objective)(\.\w+)+$")
+    points: tuple[tuple[int, float], ...] = Field(min_length=1)
+    between: Literal["linear", "cosine", "step"] = "linear"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Schedule:
+        steps = [step for step, _ in self.points]
+        if steps != sorted(set(steps)) or steps[0] < 0:
+            raise ValueError(f"points must have growing steps from 0 on, got {steps}")
+        return self
+
+    def value(self, step: int) -> float:
+        """The number at a step."""
+        after = bisect_right([each for each, _ in self.points], step)
+        if after == 0 or after == len(self.points) or self.between == "step":
+            return self.points[max(0, after - 1)][1]
+        (left, low), (right, high) = self.points[after - 1 : after + 1]
+        progress = (step - left) / (right - left)
+        if self.between == "cosine":
+            progress = (1 - math.cos(math.pi * progress)) / 2
+        return low + (high - low) * progress
+
+
+def apply_schedules(schedules: Sequence[Schedule], roots: dict[str, nn.Module], step: int) -> dict[str, float]:
+    """Sets every target for this step.
+
+    Args:
+        schedules: of the stage.
+        roots: "model" and "objective".
+        step: optimizer steps of the stage so far.
+
+    Returns:
+        target -> value, for the log.
+
+    Raises:
+        ConfigError: if a target does not exist or is no number.
+    """
+    values = {}
+    for schedule in schedules:
+        root, *path, name = schedule.target.split(".")
+        owner: object = roots[root]
+        for part in path:
+            owner = getattr(owner, part, None)
+        if isinstance(getattr(owner, name, None), bool) or not isinstance(getattr(owner, name, None), int | float):
+            raise ConfigError(f"schedule {schedule.target!r}: there is no number of that name")
+        value = schedule.value(step)
+        setattr(owner, name, round(value) if isinstance(getattr(owner, name), int) else value)
+        values[schedule.target] = value
+    return values
