@@ -38,7 +38,7 @@ BAND_LAYERS = (((3, 9), (1, 1)), ((3, 9), (1, 2)), ((3, 9), (1, 2)), ((3, 9), (1
 
 Kernel = tuple[int, int]
 Width = Annotated[int, Field(ge=1)]
-AdversarialLoss = Literal["hinge", "least-squares"]
+AdversarialLoss = Literal["hinge", "least_squares"]
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class Dac(Discriminator):
         """
 
         type: Literal["dac"] = "dac"
-        loss: AdversarialLoss = "least-squares"
+        loss: AdversarialLoss = "least_squares"
         average: bool = False
         periods: tuple[Width, ...] = PERIODS
         period_channels: tuple[Width, ...] = Field((32, 128, 512, 1024, 1024), min_length=2)

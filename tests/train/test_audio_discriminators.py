@@ -137,7 +137,9 @@ def test_lengths_of_the_published_maps() -> None:
         assert [each.shape[2:] for each in verdict.maps] == [
             (math.ceil(bins / down), math.ceil(frames / along)) for down, along in strides
         ]
-    *_, verdict = Dac.Config(period_channels=narrow, channels=1).build()(x)  # window 512: bins 25, 39, 64, 64, 65
+    first, *_, verdict = Dac.Config(period_channels=narrow, channels=1).build()(x)
+    assert [each.shape[2:] for each in first.maps] == [(n, 2) for n in (4000, 1334, 445, 149, 149)]  # not the logits
+    # Window 512: bands of 25, 39, 64, 64 and 65 bins.
     assert verdict.logits.shape == (1, 188 * (4 + 5 + 8 + 8 + 9))
     assert len(verdict.maps) == 25 and verdict.maps[0].shape == (1, 1, 188, 25)
 
