@@ -33,7 +33,7 @@ from smalti.errors import ConfigError
 from smalti.tokenizer import NeuralTokenizer, Reconstruction
 from smalti.train.adversary import discriminator_loss, generator_loss
 from smalti.train.audio_discriminators import AdversarialLoss, Dac, MultiPeriod, MultiResolution, Verdict
-from smalti.train.objective import MODEL, Losses, Objective, frozen, reconstruct
+from smalti.train.objective import MODEL, Losses, Model, Objective, frozen, reconstruct
 
 DISCRIMINATOR = "discriminator"  # the optimizer of all discriminators together
 SILENT = 1e-8  # power a sample; keeps SI-SDR finite
