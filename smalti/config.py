@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from smalti.errors import ConfigError
+
+
+class FieldError(ConfigError):
+    """Fields with values that are not allowed: `issues` has (dotted path, what is wrong)."""
+
+    def __init__(self, name: str, issues: list[tuple[str, str]]) -> None:
+        super().__init__(f"{name}: " + "; ".join(f"{path}: {problem}" if path else problem for path, problem in issues))
+        self.issues = issues
 
 
 class Config(BaseModel):
@@ -22,13 +31,43 @@ class Config(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            lines = [
-                f"{'.'.join(map(str, issue['loc'])) or type(self).__qualname__}: {issue['msg']}"
-                f" (got {issue['input']!r:.80})"
-                for issue in error.errors()
+            found = error.errors()
+            places = [issue["loc"] for issue in found]
+            issues = [
+                each
+                for issue in found
+                # Entries that are wrong are missing too; saying so as well helps nobody.
+                if not (issue["type"] == "too_short" and any(issue["loc"] == place[:-1] for place in places))
+                for each in _issues(issue, type(self), data)
             ]
-            raise ConfigError(f"{type(self).__qualname__}: " + "; ".join(lines)) from None
+            raise FieldError(type(self).__qualname__, issues) from None
 
     def replace(self, **changes: Any) -> Any:
         """A copy with some fields changed, validated again."""
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+
+
+def _issues(issue: Mapping[str, Any], model: type[Config], data: Any) -> Iterator[tuple[str, str]]:
+    """What pydantic found, with the fields of nested configurations under one path."""
+    path = _path(issue["loc"], data)
+    inner = issue.get("ctx", {}).get("error")
+    if isinstance(inner, FieldError):  # a nested configuration that has spoken for itself
+        for below, problem in inner.issues:
+            yield f"{path}.{below}" if below else path, problem
+    elif issue["type"] == "extra_forbidden" and len(issue["loc"]) == 1:
+        yield path, f"there is no such field; there are {', '.join(sorted(model.model_fields))}"
+    else:
+        yield path, f"{issue['msg'].removeprefix('Value error, ')} (got {issue['input']!r:.80})"
+
+
+def _path(places: Sequence[int | str], data: Any) -> str:
+    """The dotted path as one writes it in the configuration: without the tags that pydantic puts in for `type`."""
+    names = []
+    for place in places:
+        if isinstance(data, Mapping) and place not in data and data.get("type") == place:
+            continue
+        names.append(str(place))
+        inside = isinstance(data, Mapping) and place in data
+        listed = isinstance(data, Sequence) and isinstance(place, int) and place < len(data)
+        data = data[place] if inside or listed else None
+    return ".".join(names)

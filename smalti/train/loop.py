@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from smalti.errors import ConfigError, TrainingError
 from smalti.folder import fill
@@ -96,7 +97,7 @@ def train(
     files, watched = find_files(recipe.data, data, beside)
     rate = getattr(tokenizer, "sample_rate", None)
     samples = Samples(recipe.data, files, seed=recipe.seed, rate=rate)
-    validation = Validation(tokenizer, [recipe.data.whole(path, rate) for path in watched[: recipe.watch.shown]])
+    validation = Validation([recipe.data.whole(path, rate) for path in watched[: recipe.watch.shown]])
     for index in range(len(recipe.stages)):
         check_stage(recipe, index, tokenizer, fabric.world_size)
     if fabric.is_global_zero:
@@ -178,19 +179,29 @@ class Clock:
 
 
 class Boxed(nn.Module):
-    """The tokenizer as Fabric wraps it: results pass in a box, because Fabric takes apart what it can look into."""
+    """The tokenizer as Fabric wraps it.
+
+    Fabric takes apart every dataclass that it meets, so the result passes in a box; DDP and FSDP must see the tensors
+    that gradients come back through, so they lie beside it.
+    """
 
     def __init__(self, tokenizer: NeuralTokenizer) -> None:
         super().__init__()
         self.tokenizer = tokenizer
 
-    def forward(self, *inputs: Any, **conditions: Any) -> Box:
-        return Box(self.tokenizer(*inputs, **conditions))
+    def forward(self, *inputs: Any, **conditions: Any) -> tuple[Box, list[Tensor]]:
+        box = Box(self.tokenizer(*inputs, **conditions))
+        return box, box.tensors()
 
 
 class Box:
     def __init__(self, content: Reconstruction) -> None:
         self.content = content
+
+    def tensors(self) -> list[Tensor]:
+        result, quantized = self.content, self.content.quantized
+        inner = [] if quantized is None else [quantized.z, quantized.loss, *quantized.terms.values()]
+        return [each for each in (result.x, result.loss, *result.terms.values(), *inner) if each is not None]
 
 
 def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, ranks: int) -> None:
@@ -271,7 +282,7 @@ class Run:
 
     def _stage(self, index: int, checkpoint: Mapping[str, Any] | None) -> None:
         work = Work(self.recipe, index, self.tokenizer, self.fabric)
-        codes_hash = self.tokenizer.codes_hash if work.stage.keep_codes else None
+        codes_hash = self._whole().codes_hash if work.stage.keep_codes else None
         if checkpoint is not None:
             work.load(checkpoint)
             self.window = Window.of(checkpoint["window"], self.fabric.device)
@@ -289,6 +300,7 @@ class Run:
             self._step(work, source)
             self._look_after(work, clock)
         work.finish()
+        self.tokenizer = self._whole()
         if codes_hash is not None and self.tokenizer.codes_hash != codes_hash:
             raise TrainingError("codes changed although the stage has keep_codes: this is a defect of Smalti")
 
@@ -354,9 +366,9 @@ class Run:
     def _show(self, work: Work) -> None:
         """Measures and shows held-out samples with the weights that would be saved."""
         with work.averaged():
-            values, rebuilt = self.validation.measure()
+            values, rebuilt = self.validation.measure(self._whole())
             if values and self.fabric.is_global_zero:
-                self.validation.show(self.folder, work.done, rebuilt)
+                self.validation.show(self.folder, work.done, rebuilt, self.samples.rate)
                 line = {"step": work.done, "stage": work.index, **values}
                 self.folder.log(line)
                 self.report(line)
@@ -399,16 +411,22 @@ class Run:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    def _whole(self) -> NeuralTokenizer:
+        """The tokenizer itself; where its weights are shards, a copy with all of them (all ranks must ask for it)."""
+        if not any(isinstance(each, DTensor) for each in self.tokenizer.parameters()):
+            return self.tokenizer
+        whole = type(self.tokenizer)(self.tokenizer.config).to(self.fabric.device)
+        fill(whole, full_state(self.tokenizer), "what was trained")
+        return whole
+
     def _finish(self) -> Path:
         best = self.folder.best() if self.recipe.watch.best else None
         if best is not None:
             load_full_state(self.tokenizer, best["weights"])
-        state = full_state(self.tokenizer)
         if self.fabric.is_global_zero:
-            whole = type(self.tokenizer.config)(**self.tokenizer.config.model_dump()).build()
-            assert isinstance(whole, NeuralTokenizer)
-            fill(whole, state, "what was trained")
-            whole.save(self.folder.tokenizer, licence=self.recipe.licence, dtype=getattr(torch, self.recipe.weights))
+            self.tokenizer.save(
+                self.folder.tokenizer, licence=self.recipe.licence, dtype=getattr(torch, self.recipe.weights)
+            )
             self.folder.draw_page()
             self.folder.close()
         self.fabric.barrier()
@@ -448,7 +466,8 @@ class Work:
 
     def model(self, *inputs: Any, **conditions: Any) -> Reconstruction:
         """The tokenizer as the objective calls it."""
-        return self.wrapped(*inputs, **conditions).content
+        box, _ = self.wrapped(*inputs, **conditions)
+        return box.content
 
     @property
     def done(self) -> int:

@@ -17,36 +17,33 @@ class Validation:
     """Held-out samples and their measurement, through `encode` and `decode` as users call them.
 
     Args:
-        tokenizer: in training.
-        samples: in the public range, without a batch axis; may be none.
+        samples: in the public range and at the tokenizer's rate, without a batch axis; may be none.
     """
 
-    def __init__(self, tokenizer: NeuralTokenizer, samples: Sequence[Tensor]) -> None:
-        self.tokenizer, self.samples = tokenizer, samples
+    def __init__(self, samples: Sequence[Tensor]) -> None:
+        self.samples = samples
 
-    def measure(self) -> tuple[dict[str, float], list[Tensor]]:
-        """Metrics by name, and the reconstructions. The first metric is the one that `best` goes by; more is better."""
+    def measure(self, tokenizer: NeuralTokenizer) -> tuple[dict[str, float], list[Tensor]]:
+        """Metrics by name, and the reconstructions. The first metric is what `best` goes by; more is better."""
         if not self.samples:
             return {}, []
-        rebuilt = [self.tokenizer.decode(self.tokenizer.encode(each[None]))[0].cpu() for each in self.samples]
-        metrics = self._metrics()
+        rebuilt = [tokenizer.decode(tokenizer.encode(each[None]))[0].cpu() for each in self.samples]
+        metrics = _metrics(tokenizer)
         for original, copy in zip(self.samples, rebuilt, strict=True):
             for metric in metrics.values():
                 metric.update(original[None], copy[None])
         return {f"validation_{name}": float(metric.compute()) for name, metric in metrics.items()}, rebuilt
 
-    def show(self, folder: RunFolder, step: int, rebuilt: Sequence[Tensor]) -> None:
-        """Writes the samples where people look."""
-        if rebuilt and self.tokenizer.modality == "image":
+    def show(self, folder: RunFolder, step: int, rebuilt: Sequence[Tensor], rate: int | None) -> None:
+        """Writes the samples where people look; sound at `rate` Hz."""
+        if rebuilt and rate is None:
             folder.show_images(step, self.samples, rebuilt)
-        elif rebuilt:
-            folder.show_sounds(step, self.samples, rebuilt, self._rate)
+        elif rebuilt and rate is not None:
+            folder.show_sounds(step, self.samples, rebuilt, rate)
 
-    @property
-    def _rate(self) -> int:
-        return int(getattr(self.tokenizer, "sample_rate", 0))
 
-    def _metrics(self) -> dict[str, SampleMean]:
-        if self.tokenizer.modality == "image":
-            return {"psnr": PSNR(), "ssim": SSIM()}
-        return {"stoi": STOI(self._rate), "mel": MelDistance(self._rate)}
+def _metrics(tokenizer: NeuralTokenizer) -> dict[str, SampleMean]:
+    if tokenizer.modality == "image":
+        return {"psnr": PSNR(), "ssim": SSIM()}
+    rate = int(getattr(tokenizer, "sample_rate", 0))
+    return {"stoi": STOI(rate), "mel": MelDistance(rate)}
