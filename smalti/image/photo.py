@@ -1,52 +1,59 @@
-"""Smalti's own photo tokenizer: a small residual network over finite scalar codes, quick enough for a laptop.
+"""Smalti's own photo tokenizer: a small residual network over residual codes, quick enough for a laptop.
 
-Source: our own. Codes as in "Finite Scalar Quantization: VQ-VAE Made Simple"; blocks without normalisation as in
-"Enhanced Deep Residual Networks for Single Image Super-Resolution".
+Source: our own. Codes as in "SoundStream: An End-to-End Neural Audio Codec" (residual vector quantization by moving
+averages); channel norms and zero-started branches keep the network trainable at high rates.
 
-    image (B,3,H,W) ─4x4 pixels to channels─► blocks ─2x2─► blocks ─► z (B,H/8,W/8,D) ─round─► codes (B,H/8,W/8,1)
-    image (B,3,H,W) ◄─channels to pixels───── blocks ◄────── blocks ◄─ z_q            ◄──────┘
+    image (B,3,H,W) ─pixels to channels─► blocks ─2x2─► blocks ─► z (B,H/f,W/f,D) ─residual─► codes (B,H/f,W/f,slots)
+    image (B,3,H,W) ◄─channels to pixels─ blocks ◄────── blocks ◄─ z_q            ◄──sum────┘
 """
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 import smalti.tokenizer
 from smalti.image.base import ImageTokenizer
-from smalti.quantize import BoundFSQ, Quantize, Scalars
+from smalti.quantize import named
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B,C,H,W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
-    """x + conv(silu(conv(x))); it starts as the identity, so depth needs no normalisation to train."""
+    """x + conv(silu(conv(norm(x)))); it starts as the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.norm = ChannelNorm(width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.silu(self.conv1(x)))
+        return x + self.conv2(F.silu(self.conv1(self.norm(x))))
 
 
 class Encoder(nn.Module):
     """Pixels to latents: (B,3,H,W) -> (B,latent_dim,H/factor,W/factor)."""
 
-    def __init__(self, patch: int, widths: tuple[int, ...], blocks: int, latent_dim: int) -> None:
+    def __init__(self, patch: int, widths: tuple[int, ...], blocks: tuple[int, ...], latent_dim: int) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.PixelUnshuffle(patch), nn.Conv2d(3 * patch**2, widths[0], 3, padding=1)]
         for level, width in enumerate(widths):
             if level:
                 layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * widths[level - 1], width, 1)]
-            layers += [Block(width) for _ in range(blocks)]
-        layers.append(nn.Conv2d(widths[-1], latent_dim, 1))
+            layers += [Block(width) for _ in range(blocks[level])]
+        layers += [ChannelNorm(widths[-1]), nn.Conv2d(widths[-1], latent_dim, 1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,14 +63,14 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to pixels: (B,latent_dim,H/factor,W/factor) -> (B,3,H,W)."""
 
-    def __init__(self, patch: int, widths: tuple[int, ...], blocks: int, latent_dim: int) -> None:
+    def __init__(self, patch: int, widths: tuple[int, ...], blocks: tuple[int, ...], latent_dim: int) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(latent_dim, widths[-1], 3, padding=1)]
         for level in reversed(range(len(widths))):
-            layers += [Block(widths[level]) for _ in range(blocks)]
+            layers += [Block(widths[level]) for _ in range(blocks[level])]
             if level:
                 layers += [nn.Conv2d(widths[level], 4 * widths[level - 1], 1), nn.PixelShuffle(2)]
-        layers += [nn.Conv2d(widths[0], 3 * patch**2, 3, padding=1), nn.PixelShuffle(patch)]
+        layers += [ChannelNorm(widths[0]), nn.Conv2d(widths[0], 3 * patch**2, 3, padding=1), nn.PixelShuffle(patch)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,10 +78,10 @@ class Decoder(nn.Module):
 
 
 class PhotoTokenizer(ImageTokenizer):
-    """Photos to one code per patch of `factor` x `factor` pixels, and back.
+    """Photos to a few residual codes per patch of `factor` x `factor` pixels, and back.
 
     Shape:
-        x: (B,3,H,W) in [0,1] -> codes (B, ceil(H/factor), ceil(W/factor), 1)
+        x: (B,3,H,W) in [0,1] -> codes (B, ceil(H/factor), ceil(W/factor), slots)
     """
 
     name: ClassVar[str] = "smalti-photo"
@@ -82,44 +89,62 @@ class PhotoTokenizer(ImageTokenizer):
     codeless_fields: ClassVar[tuple[str, ...]] = ("decoder_blocks",)
 
     class Config(smalti.tokenizer.Tokenizer.Config):
-        """Sizes of the network.
+        """Sizes of the network; the defaults are those of `smalti-photo-f8`.
 
         Args:
             patch: pixels that become channels at once, in both directions.
             widths: channels at each level, finest first; each further level halves the grid.
-            encoder_blocks, decoder_blocks: residual blocks per level.
-            levels: values of each latent dimension; their product is the vocabulary, at most 2^16.
+            encoder_blocks, decoder_blocks: residual blocks of each level, finest first.
+            latent_dim: of the vectors that are quantized.
+            codes: size of each codebook.
+            slots: residual levels.
+            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`smalti.quantize.named.ema`).
         """
 
-        patch: int = Field(4, ge=1, le=16)
-        widths: tuple[int, ...] = Field((72, 144), min_length=1, max_length=5)
-        encoder_blocks: int = Field(2, ge=1)
-        decoder_blocks: int = Field(4, ge=1)
-        levels: tuple[int, ...] = Field((8, 8, 8, 5, 5, 5), min_length=1)
+        patch: int = Field(8, ge=1, le=32)
+        widths: tuple[int, ...] = Field((128,), min_length=1, max_length=5)
+        encoder_blocks: tuple[int, ...] = (3,)
+        decoder_blocks: tuple[int, ...] = (4,)
+        latent_dim: int = Field(16, ge=1)
+        codes: int = Field(256, ge=2, le=2**16)
+        slots: int = Field(2, ge=1)
+        decay: float = Field(0.98, gt=0, lt=1)
+        expire: float = Field(0.03, ge=0)
+        kmeans_iterations: int = Field(10, ge=0)
+        commitment_weight: float = Field(0.25, ge=0)
 
-        @field_validator("levels")
-        @classmethod
-        def _fits_16_bits(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
-            if min(levels) < 2 or prod(levels) > 2**16:
-                raise ValueError("levels must be at least 2 each, their product at most 2^16")
-            return levels
+        @model_validator(mode="after")
+        def _levels(self) -> Self:
+            if not len(self.widths) == len(self.encoder_blocks) == len(self.decoder_blocks):
+                raise ValueError("widths, encoder_blocks and decoder_blocks need one entry per level")
+            return self
 
         def build(self) -> PhotoTokenizer:
             return PhotoTokenizer(self)
 
         @classmethod
         def tiny(cls) -> Self:
-            return cls(patch=2, widths=(8, 8), encoder_blocks=1, decoder_blocks=1, levels=(5, 5, 5))
+            return cls(
+                patch=2, widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent_dim=4, codes=16, slots=2
+            )
 
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.factor = config.patch * 2 ** (len(config.widths) - 1)
-        dim = len(config.levels)
-        self.encoder = Encoder(config.patch, config.widths, config.encoder_blocks, dim)
-        self.quantizer = Quantize(Scalars(config.levels, grid="fsq"), before=BoundFSQ(config.levels))
-        self.decoder = Decoder(config.patch, config.widths, config.decoder_blocks, dim)
+        self.encoder = Encoder(config.patch, config.widths, config.encoder_blocks, config.latent_dim)
+        self.quantizer = named.residual(
+            config.latent_dim,
+            config.codes,
+            levels=config.slots,
+            decay=config.decay,
+            expire=config.expire,
+            kmeans_iterations=config.kmeans_iterations,
+            commitment_weight=config.commitment_weight,
+        )
+        self.decoder = Decoder(config.patch, config.widths, config.decoder_blocks, config.latent_dim)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def analysis(self, inputs: Tensor, options: Any) -> Tensor:
         return self.encoder(inputs.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)

@@ -39,8 +39,10 @@ class Files(smalti.config.Config, ABC):
 
     Args:
         include: patterns of POSIX paths below the data folder; "*" crosses folders.
-        held_out: patterns of paths that are never trained on: samples and validation come from them.
+        held_out: patterns of paths that are never trained on.
         held_out_list: a file beside the recipe with more such patterns, one a line; "#" starts a comment.
+        validation: patterns of those held-out paths that are watched during training; all of them if there are none.
+            Where the best weights are kept, they are chosen on these, so report results on others.
         cache: bytes of decoded files that each worker keeps in memory.
     """
 
@@ -49,6 +51,7 @@ class Files(smalti.config.Config, ABC):
     include: tuple[str, ...] = ("*",)
     held_out: tuple[str, ...] = ()
     held_out_list: str | None = None
+    validation: tuple[str, ...] = ()
     cache: int = Field(2**30, ge=0)
 
     @abstractmethod
@@ -157,7 +160,7 @@ def _uniform(bounds: Range, generator: torch.Generator) -> float:
 
 
 def find_files(data: Files, folder: Path, beside: Path) -> tuple[list[Path], list[Path]]:
-    """The files to train on, and those held out, both sorted by their path.
+    """The files to train on, and the held-out ones to watch, both sorted by their path.
 
     Args:
         data: the recipe's section.
@@ -171,17 +174,25 @@ def find_files(data: Files, folder: Path, beside: Path) -> tuple[list[Path], lis
         raise InputError(f"{folder} is not a folder: --data takes the folder that holds the files to train on")
     patterns = [*data.held_out, *_listed(data.held_out_list, beside)]
     train: list[Path] = []
-    held: list[Path] = []
+    watched: list[Path] = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() in data.suffixes and any(fnmatchcase(name, pattern) for pattern in data.include):
-            (held if any(fnmatchcase(name, pattern) for pattern in patterns) else train).append(path)
+        if path.suffix.lower() not in data.suffixes or not _matches(name, data.include):
+            continue
+        if not _matches(name, patterns):
+            train.append(path)
+        elif _matches(name, data.validation or ("*",)):
+            watched.append(path)
     if not train:
         raise InputError(
             f"{folder} holds nothing to train on: {', '.join(data.include)} with suffix "
-            f"{' '.join(sorted(data.suffixes))}, {len(held)} of them held out"
+            f"{' '.join(sorted(data.suffixes))}, and not held out"
         )
-    return train, held
+    return train, watched
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _listed(name: str | None, beside: Path) -> list[str]:

@@ -41,7 +41,7 @@ from smalti.tokenizer import NeuralTokenizer
 from smalti.train.adversary import GAN, LIMIT, adaptive_weight, discriminator_loss, generator_loss
 from smalti.train.objective import MODEL, Losses, Model, Objective, frozen, parameter_of, reconstruct
 from smalti.train.patchgan import PatchGAN
-from smalti.train.perceptual import SHIPPED, WINDOW, PerceptualDistance, value_range
+from smalti.train.perceptual import PHASES, SHIPPED, WINDOW, ZOOM, PerceptualDistance, value_range
 
 DISCRIMINATOR = "discriminator"  # the optimizer of the PatchGAN
 
@@ -73,8 +73,8 @@ class LPIPSTerm(smalti.config.Config):
             files = "vgg16 as backbone and weights/v0.1/vgg.pth" if self.network == "vgg" else "alexnet and alex.pth"
             raise ConfigError(
                 f"lpips: there is no file {' nor '.join(missing)}. It needs torchvision's {files} of the lpips "
-                "repository (richzhang/PerceptualSimilarity) as heads, or one taming-transformers checkpoint as backbone. Without "
-                "them, `perceptual` works with the weights that ship"
+                "repository (richzhang/PerceptualSimilarity) as heads, or one taming-transformers checkpoint as "
+                "backbone. Without them, `perceptual` works with the weights that ship"
             )
         return LPIPS.from_files(self.backbone, self.heads, self.network)
 
@@ -87,15 +87,21 @@ class PerceptualTerm(smalti.config.Config):
         tokenizer: a name whose weights ship, or a saved folder.
         layers: dotted names of modules whose outputs are compared; the encoder's stages if there are none.
         window: positions of a feature map that share an energy, in both directions.
+        phases, zoom: places in the encoder's grid, and enlargement, at which images are looked at; the work grows with
+            the square of both, and 1 for both judges worst.
     """
 
     weight: float = Field(1.0, ge=0)
     tokenizer: str = SHIPPED
     layers: tuple[str, ...] = ()
     window: int = Field(WINDOW, ge=1)
+    phases: int = Field(PHASES, ge=1, le=8)
+    zoom: int = Field(ZOOM, ge=1, le=4)
 
     def build(self) -> PerceptualDistance:
-        return PerceptualDistance.from_saved(self.tokenizer, self.layers, self.window)
+        return PerceptualDistance.from_saved(
+            self.tokenizer, layers=self.layers, window=self.window, phases=self.phases, zoom=self.zoom
+        )
 
 
 class Adversary(nn.Module):

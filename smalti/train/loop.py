@@ -132,7 +132,7 @@ class Window:
     def add(self, terms: Mapping[str, Tensor | float]) -> None:
         """Adds one value of each; a value per slot counts with its mean."""
         for name, value in terms.items():
-            mean = torch.as_tensor(value).detach().double().mean()
+            mean = torch.as_tensor(value, dtype=torch.float64).detach().mean()
             self.sums[name] = self.sums[name] + mean if name in self.sums else mean
             self.counts[name] = self.counts.get(name, 0) + 1
 

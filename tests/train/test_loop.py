@@ -1,0 +1,226 @@
+"""The loop: what comes out, what survives interruptions, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import smalti
+from smalti.errors import ConfigError, InputError, TrainingError
+from smalti.image.llamagen import LlamaGen
+from smalti.systems import create
+from smalti.tokenizer import NeuralTokenizer
+from smalti.train.loop import train
+from smalti.train.objective import Losses
+from smalti.train.recipe import Recipe
+from tests.image.test_llamagen import official
+from tests.train.runs import KilledError, journal, killed_at, numbers, pictures, recipe, run
+
+GAN = {"type": "image", "adversary": {"network": {"width": 8, "layers": 1}, "weight": 0.1, "start": 10}}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("photos"))
+
+
+def with_gan(steps: int = 30, **stage: object) -> Recipe:
+    optimizers = {"model": {"rate": 1e-3}, "discriminator": {"rate": 1e-3, "betas": (0.5, 0.9)}}
+    return recipe(stage={"steps": steps, "objective": GAN, "optimizers": optimizers, **stage})
+
+
+def test_loss_falls_codes_are_used_and_the_folder_encodes(photos: Path, tmp_path: Path) -> None:
+    lines = run(recipe(stage={"steps": 120}), photos, tmp_path / "run")
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    assert lines[-1]["utilisation"] > 0.3
+    tokenizer = smalti.load(tmp_path / "run" / "tokenizer")
+    x = torch.rand(1, 3, 20, 24)
+    assert tokenizer.decode(tokenizer.encode(x)).shape == x.shape
+    assert (tmp_path / "run" / "samples" / "step-00000120.png").exists()
+    assert "<svg" in (tmp_path / "run" / "page.html").read_text()
+    assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_resumed_run_makes_the_steps_of_an_uninterrupted_one(photos: Path, tmp_path: Path) -> None:
+    plan = with_gan(steps=130, accumulate=2)
+    whole = run(plan, photos, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        run(plan, photos, tmp_path / "killed", report=killed_at(27))
+    again = run(plan, photos, tmp_path / "killed", resume=True)
+    assert [line["step"] for line in again] == list(range(1, 131))
+    assert numbers(again) == numbers(whole)
+    one, other = (smalti.load(tmp_path / name / "tokenizer").state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_workers_that_decode_change_nothing(photos: Path, tmp_path: Path) -> None:
+    here = run(recipe(stage={"steps": 6}), photos, tmp_path / "here")
+    there = run(recipe(stage={"steps": 6}), photos, tmp_path / "there", workers=2)
+    assert numbers(here) == numbers(there)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(photos: Path, tmp_path: Path) -> None:
+    whole = run(recipe(stage={"steps": 5}), photos, tmp_path / "whole")
+    parts = run(recipe(stage={"steps": 5, "accumulate": 4}), photos, tmp_path / "parts")
+    # k-means starts from the first micro-batch alone, so only what came before the codebook is comparable.
+    assert len(parts) == len(whole)
+    vq = {"system": "vqgan", "config": create("vqgan").config.tiny().model_dump()}
+    same = [
+        run(recipe(model=vq, stage={"steps": 3, "batch": 4, "accumulate": micro}), photos, tmp_path / f"vq{micro}")
+        for micro in (1, 2)
+    ]
+    for one, other in zip(*same, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
+    def interrupt(line: object) -> None:
+        if line["step"] == 7:  # type: ignore[index]
+            os.kill(os.getpid(), signal.SIGINT)
+
+    plan = recipe(watch={"log": 1, "samples": 100, "checkpoint": 100})
+    with pytest.raises(TrainingError, match=r"stopped after step [78]; --resume"):
+        train(plan, data=photos, out=tmp_path / "run", report=interrupt)
+    whole = run(plan, photos, tmp_path / "whole")
+    assert numbers(run(plan, photos, tmp_path / "run", resume=True)) == numbers(whole)
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from smalti.train.image_objective import ImageObjective
+
+    honest = ImageObjective.losses
+
+    def poisoned(self: ImageObjective, model: object, batch: object, step: int) -> dict[str, Losses]:
+        found = honest(self, model, batch, step)  # type: ignore[arg-type]
+        factor = math.nan if step == 14 else 1.0
+        return {name: Losses(each.loss * factor, each.terms) for name, each in found.items()}
+
+    monkeypatch.setattr(ImageObjective, "losses", poisoned)
+    with pytest.raises(TrainingError, match=r"loss .* step 15 .*00000010\.pt"):
+        train(recipe(), data=photos, out=tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "checkpoints" / "00000010.pt", weights_only=True)
+    assert all(bool(torch.isfinite(each).all()) for each in state["model"].values() if each.is_floating_point())
+    assert journal(tmp_path / "run")[-1]["step"] == 14
+
+
+def test_decoder_alone_learns_and_the_codes_stay(photos: Path, tmp_path: Path) -> None:
+    run(recipe(), photos, tmp_path / "first")
+    start = str(tmp_path / "first" / "tokenizer")
+    run(recipe(model={"start": start}, stage={"keep_codes": True}), photos, tmp_path / "second")
+    before, after = (smalti.load(tmp_path / name / "tokenizer") for name in ("first", "second"))
+    assert before.codes_hash == after.codes_hash
+    assert not torch.equal(before.decoder.layers[0].weight, after.decoder.layers[0].weight)
+
+
+def test_official_checkpoint_is_continued_whole_or_with_its_codes_kept(photos: Path, tmp_path: Path) -> None:
+    original = LlamaGen(LlamaGen.Config.tiny())
+    save_file(official(original), tmp_path / "vq_ds2.safetensors")
+    before = smalti.load("llamagen", checkpoint=tmp_path / "vq_ds2.safetensors")
+    for keep in (False, True):
+        model = {"start": "llamagen", "checkpoint": str(tmp_path / "vq_ds2.safetensors")}
+        plan = recipe(model=model, stage={"steps": 4, "keep_codes": keep, "average": None})
+        run(plan, photos, tmp_path / f"run{keep}")
+        after = smalti.load(tmp_path / f"run{keep}" / "tokenizer")
+        assert (after.codes_hash == before.codes_hash) is keep
+        assert not torch.equal(after.decoder.conv_in.weight, before.decoder.conv_in.weight)
+
+
+def test_stages_follow_one_another_and_resume_in_the_second(photos: Path, tmp_path: Path) -> None:
+    first = recipe().stages[0].replace(steps=12)
+    second = with_gan(steps=12).stages[0].replace(freeze=("encoder",))
+    plan = recipe().replace(stages=(first, second))
+    whole = run(plan, photos, tmp_path / "whole")
+    assert [line["stage"] for line in whole] == [0] * 12 + [1] * 12
+    with pytest.raises(KilledError):
+        run(plan, photos, tmp_path / "killed", report=killed_at(23))
+    assert numbers(run(plan, photos, tmp_path / "killed", resume=True)) == numbers(whole)
+
+
+def test_best_weights_are_kept_where_the_recipe_asks(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = {"log": 1, "samples": 5, "checkpoint": 5, "shown": 2, "best": True}
+    # A rate that ruins the network after the warm-up, so that the last weights are not the best.
+    ruin = {"steps": 20, "average": None, "schedules": [], "optimizers": {"model": {"rate": 3.0, "warmup": 20}}}
+    run(recipe(watch=watch, stage=ruin), photos, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
+    measured = [line["validation_psnr"] for line in lines if "validation_psnr" in line]
+    best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
+    assert best["value"] == max(measured) > measured[-1]
+    saved = smalti.load(tmp_path / "run" / "tokenizer").state_dict()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in best["weights"].items())
+
+
+def test_schedules_move_what_they_name(photos: Path, tmp_path: Path) -> None:
+    points = [(0, 1.0), (10, 3.0)]
+    plan = recipe(stage={"schedules": [{"target": "objective.l1_weight", "points": points}]})
+    lines = run(plan, photos, tmp_path / "run")
+    assert [line["objective.l1_weight"] for line in lines[:12:5]] == pytest.approx([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"batch": 5, "accumulate": 2}, "batch 5 does not divide"),
+        ({"freeze": ["encodr"]}, "no part 'encodr'; its parts are encoder, quantizer, decoder"),
+        ({"optimizers": {"model": {}, "discriminator": {}}}, r"takes \['model'\], got \['discriminator', 'model'\]"),
+        ({"schedules": [{"target": "model.nothing", "points": [(0, 1)]}]}, "model.nothing"),
+        ({"objective": {"type": "audio"}}, "not PhotoTokenizer"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    photos: Path, tmp_path: Path, stage: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(recipe(stage=stage), data=photos, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_neither_overwritten_nor_continued_as_another(photos: Path, tmp_path: Path) -> None:
+    run(recipe(stage={"steps": 2}), photos, tmp_path / "run")
+    with pytest.raises(InputError, match="--resume"):
+        train(recipe(), data=photos, out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="seed was 0 and is now 1"):
+        train(recipe(seed=1), data=photos, out=tmp_path / "run", resume=True)
+    with pytest.raises(InputError, match="no run to go on with"):
+        train(recipe(), data=photos, out=tmp_path / "nothing", resume=True)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_make_the_steps_of_one_process(photos: Path, tmp_path: Path, strategy: str) -> None:
+    plan = with_gan(steps=20)
+    alone = run(plan, photos, tmp_path / "alone")
+    script = (
+        "import sys, torch; from pathlib import Path; from tests.train.test_loop import with_gan;"
+        "from smalti.train.fabric import make_fabric; from smalti.train.loop import train;"
+        "torch.set_num_threads(1);"
+        f"fabric = make_fabric('cpu', 2, 1, {strategy!r});"
+        f"train(with_gan(steps=20), data=Path({str(photos)!r}), out=Path({str(tmp_path / 'two')!r}), fabric=fabric)"
+    )
+    (tmp_path / "two.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(tmp_path / "two.py")],
+        capture_output=True, text=True, cwd=root, env=environment, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for one, two in zip(alone, journal(tmp_path / "two"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+        assert two.get("discriminator_loss") == pytest.approx(one.get("discriminator_loss"), abs=1e-5)
+    one, two = (smalti.load(tmp_path / name / "tokenizer") for name in ("alone", "two"))
+    assert isinstance(one, NeuralTokenizer)
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
