@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from math import isfinite
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ from smalti.store.plan import Input
 from smalti.tokenizer import NeuralTokenizer
 from smalti.tokens import Tokens
 
+if TYPE_CHECKING:
+    from smalti.audio.metrics import TranscriptWER
+
 PSNR_CAP = 100.0  # dB of identical pictures, whose PSNR is infinite and would swallow the mean
 
 
@@ -42,35 +45,47 @@ class Criterion:
         unit: "dB", or nothing.
         better: which direction is good.
         metric: measures one pair at a time.
+        reads: it compares with what was said, not with the original.
     """
 
     label: str
     unit: str
     better: Literal["higher", "lower"]
-    metric: SampleMean
+    metric: SampleMean | TranscriptWER
+    reads: bool = False
 
     @property
     def heading(self) -> str:
         return f"{self.label} {self.unit}".strip()
 
-    def value(self, reference: Tensor, reconstruction: Tensor) -> float:
+    def value(self, reference: Tensor, reconstruction: Tensor, text: str | None = None) -> float:
         """The metric of one sample.
 
+        Args:
+            reference, reconstruction: without a batch axis.
+            text: what is said in it, where that is known.
+
         Raises:
-            InputError: if it has no finite value.
+            InputError: if it has no finite value, or the text is missing that it is compared with.
         """
-        value = float(self.metric.values(reference[None], reconstruction[None]))
+        if self.reads and text is None:
+            raise InputError(f"{self.label}: it has no transcript")
+        against: Any = [text] if self.reads else reference[None]
+        value = float(self.metric.values(against, reconstruction[None]))
         if not isfinite(value):
             raise InputError(f"{self.label} is {value}")
         return value
 
 
-def criteria(modality: str, rate: int = 0) -> tuple[Criterion, ...]:
-    """What reconstructions of a modality are judged by. PESQ is among them where its package is installed.
+def criteria(modality: str, rate: int = 0, *, transcripts: bool = False) -> tuple[Criterion, ...]:
+    """What reconstructions of a modality are judged by.
+
+    PESQ, DNSMOS and word error rates are among them where their packages are installed (extras pesq and bench).
 
     Args:
         modality: "image" or "audio".
         rate: of the audio, Hz.
+        transcripts: what is said is known of some samples.
 
     Raises:
         UnavailableError: for another modality.
@@ -80,16 +95,34 @@ def criteria(modality: str, rate: int = 0) -> tuple[Criterion, ...]:
 
         return (Criterion("PSNR", "dB", "higher", PSNR(cap=PSNR_CAP)), Criterion("SSIM", "", "higher", SSIM()))
     if modality == "audio":
-        from smalti.audio.metrics import PESQ, SISDR, STOI, MelDistance, MultiResolutionSTFTDistance
-
-        heard = (
-            Criterion("mel distance", "dB", "lower", MelDistance(rate)),
-            Criterion("STFT distance", "", "lower", MultiResolutionSTFTDistance(rate)),
-            Criterion("STOI", "", "higher", STOI(rate)),
-            Criterion("SI-SDR", "dB", "higher", SISDR(rate)),
-        )
-        return (*heard, Criterion("PESQ", "", "higher", PESQ(rate))) if find_spec("pesq") else heard
+        return (*_spectral(rate), *_judges(rate, transcripts))
     raise UnavailableError(f"reconstructions of modality {modality!r} can't be measured yet: image and audio can")
+
+
+def _spectral(rate: int) -> tuple[Criterion, ...]:
+    from smalti.audio.metrics import SISDR, STOI, MelDistance, MultiResolutionSTFTDistance
+
+    return (
+        Criterion("mel distance", "dB", "lower", MelDistance(rate)),
+        Criterion("STFT distance", "", "lower", MultiResolutionSTFTDistance(rate)),
+        Criterion("STOI", "", "higher", STOI(rate)),
+        Criterion("eSTOI", "", "higher", STOI(rate, extended=True)),
+        Criterion("SI-SDR", "dB", "higher", SISDR(rate)),
+    )
+
+
+def _judges(rate: int, transcripts: bool) -> Iterator[Criterion]:
+    """Models of listeners, as far as they are installed."""
+    from smalti.audio.metrics import DNSMOS, PESQ, RelativeWER, TranscriptWER
+
+    if find_spec("pesq"):
+        yield Criterion("PESQ", "", "higher", PESQ(rate))
+    if find_spec("speechmos") and find_spec("onnxruntime"):
+        yield Criterion("DNSMOS", "", "higher", DNSMOS(rate))
+    if find_spec("pocketsphinx") and find_spec("jiwer"):
+        yield Criterion("rel. WER", "", "lower", RelativeWER(rate))
+        if transcripts:
+            yield Criterion("WER", "", "lower", TranscriptWER(rate), reads=True)
 
 
 @dataclass(frozen=True)
@@ -141,7 +174,7 @@ def reconstruct(
     files, meter = media(tokenizer.modality), Meter(tokenizer.device)
     for each in inputs:
         try:
-            sample = _at_rate(files.read(each.path, size), rate)
+            sample = at_rate(files.read(each.path, size), rate)
             if not warm:
                 tokenizer.decode(tokenizer.encode(sample.tensor()[None], **sample.conditions))
                 warm = True
@@ -159,7 +192,8 @@ def _round_trip(tokenizer: NeuralTokenizer, name: str, sample: Sample, meter: Me
     return Reconstructed(name, sample, tokens, decoded, encode, decode)
 
 
-def _at_rate(sample: Sample, rate: int | None) -> Sample:
+def at_rate(sample: Sample, rate: int | None) -> Sample:
+    """A sound at another rate, Hz; pictures, and sounds of that rate, as they are."""
     own = sample.conditions.get("sample_rate")
     if rate is None or own is None or own == rate:
         return sample
@@ -245,6 +279,7 @@ class Tally:
     Args:
         tokenizer: whose.
         reference: what the user called it.
+        transcripts: what is said in samples, by id.
 
     Attributes:
         scores: by protocol; samples of different rates have different ones.
@@ -254,8 +289,11 @@ class Tally:
         encode, decode: what all of them took.
     """
 
-    def __init__(self, tokenizer: NeuralTokenizer, reference: str) -> None:
+    def __init__(
+        self, tokenizer: NeuralTokenizer, reference: str, transcripts: Mapping[str, str] | None = None
+    ) -> None:
         self.tokenizer, self.reference, self.unit = tokenizer, reference, unit(tokenizer.modality)
+        self.transcripts = transcripts or {}
         self.scores: dict[str, Score] = {}
         self.unscored: list[Unscored] = []
         self.failed: list[Failed] = []
@@ -281,12 +319,12 @@ class Tally:
     def _score(self, item: Reconstructed) -> None:
         rate = int(item.sample.conditions.get("sample_rate", 0))
         if rate not in self._criteria:
-            self._criteria[rate] = criteria(self.tokenizer.modality, rate)
-        reference = item.sample.tensor()
+            self._criteria[rate] = criteria(self.tokenizer.modality, rate, transcripts=bool(self.transcripts))
+        reference, text = item.sample.tensor(), self.transcripts.get(item.id)
         for criterion in self._criteria[rate]:
             score = self.scores.setdefault(criterion.metric.protocol, Score(criterion))
             try:
-                score.values[item.id] = criterion.value(reference, item.decoded)
+                score.values[item.id] = criterion.value(reference, item.decoded, text)
             except InputError as error:
                 reason = str(error).removeprefix(f"{criterion.label} of sample 0: ")  # of a batch of one
                 self.unscored.append(Unscored(item.id, criterion.label, " ".join(reason.split())))
@@ -351,18 +389,24 @@ def measure(
     reference: str,
     size: int | None = None,
     rate: int | None = None,
+    transcripts: Mapping[str, str] | None = None,
     report: Callable[[int], None] | None = None,
+    keep: Callable[[Reconstructed], None] | None = None,
 ) -> Tally:
     """Encodes, decodes and judges files.
 
     Args:
         tokenizer, inputs, size, rate: as in `reconstruct`.
         reference: what the user called the tokenizer.
+        transcripts: what is said in sounds, by id.
         report: called with the number of files done.
+        keep: called with every file that came back.
     """
-    tally = Tally(tokenizer, reference)
+    tally = Tally(tokenizer, reference, transcripts)
     for done, item in enumerate(reconstruct(tokenizer, inputs, size=size, rate=rate), 1):
         tally.add(item)
+        if keep is not None and isinstance(item, Reconstructed):
+            keep(item)
         if report is not None:
             report(done)
     return tally

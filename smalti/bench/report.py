@@ -1,6 +1,6 @@
 """A report as one HTML file: it needs no server and no network, reads well in light and dark, and can be mailed.
 
-    Page ── cards, sections ──► Section ── parts: Table, Panels, Chart, Swatches ──► index.html
+    Page ── cards, sections ──► Section ── parts: Table, Panels, Chart, Charts, Swatches, Facts, Code ──► one file
 
 The parts know nothing of modalities. Pictures and sounds lie inside the file, as data addresses. Where the reader
 points into one picture of a row, all of them are enlarged at that place.
@@ -148,7 +148,52 @@ class Swatches:
         return f'<div class="swatches">{marks}</div><p class="note">{escape(self.note)}</p>'
 
 
-Part = Table | Panels | Chart | Swatches
+@dataclass(frozen=True)
+class Charts:
+    """Drawings side by side.
+
+    Args:
+        drawings: (title, SVG), as `smalti.bench.charts` draws it; trusted.
+        note: a line below.
+    """
+
+    drawings: Sequence[tuple[str, str]]
+    note: str = ""
+
+    def html(self) -> str:
+        each = "".join(f"<figure><h3>{escape(title)}</h3>{svg}</figure>" for title, svg in self.drawings)
+        note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
+        return f'<div class="charts">{each}</div>{note}'
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values below each other."""
+
+    entries: Sequence[tuple[str, str]]
+
+    def html(self) -> str:
+        return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in self.entries)}</dl>"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text as it stands in a terminal or a file.
+
+    Args:
+        text: with its line breaks.
+        title: a heading above; may be empty.
+    """
+
+    text: str
+    title: str = ""
+
+    def html(self) -> str:
+        title = f"<h3>{escape(self.title)}</h3>" if self.title else ""
+        return f'{title}<pre tabindex="0"><code>{escape(self.text)}</code></pre>'
+
+
+Part = Table | Panels | Chart | Charts | Swatches | Facts | Code
 
 
 @dataclass(frozen=True)
@@ -196,13 +241,14 @@ class Page:
     def html(self) -> str:
         assets = files("smalti.bench") / "assets"
         cards = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for value, name in self.cards)
+        cards = f'<div class="cards">{cards}</div>' if cards else ""
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{escape(self.title)}</title><style>{(assets / 'report.css').read_text()}</style></head>"
             "<body><main>"
-            f'<h1>{escape(self.title)}</h1><p class="lead">{escape(self.lead)}</p><div class="cards">{cards}</div>'
-            f"{''.join(section.html() for section in self.sections)}"
+            f'<h1>{escape(self.title)}</h1><p class="lead">{escape(self.lead)}</p>'
+            f"{cards}{''.join(section.html() for section in self.sections)}"
             f"<footer>{''.join(f'<p>{escape(line)}</p>' for line in self.foot)}</footer></main>"
             f"<script>{(assets / 'report.js').read_text()}</script></body></html>\n"
         )
@@ -213,8 +259,15 @@ class Page:
         Raises:
             InputError: if it can't be written there.
         """
-        target = Path(folder) / "index.html"
-        staged = target.with_suffix(".tmp")
+        return self.save(Path(folder) / "index.html")
+
+    def save(self, target: Path) -> Path:
+        """Writes the file, whole or not at all, and its folder where there is none.
+
+        Raises:
+            InputError: if it can't be written there.
+        """
+        staged = target.with_name(f".{target.name}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             staged.write_text(self.html(), encoding="utf-8", errors="replace")
