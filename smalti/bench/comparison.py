@@ -115,7 +115,8 @@ class Row:
         counts = Counter(filter(None, self.settings)).most_common()
         if not counts:
             return ""
-        return counts[0][0] if len(counts) == 1 else f"{counts[0][0]} and {len(counts) - 1} others"
+        others = f" and {len(counts) - 1} other" + "s" * (len(counts) > 2) if len(counts) > 1 else ""
+        return counts[0][0] + others
 
     def mean(self, label: str) -> float | None:
         """The mean of a criterion over the files that have a value."""

@@ -140,7 +140,7 @@ def table(found: Comparison, budget: str, rows: Sequence[Row]) -> Table:
     note = NOTES[found.modality] + (f" Lower is better for {', '.join(lower)}." if lower else "")
     if any(row.over for row in rows):
         note += " † above the budget: the smallest file that it makes."
-    return Table(headings, body, note)
+    return Table(headings, body, note, words=True)
 
 
 def _bytes(row: Row) -> str:

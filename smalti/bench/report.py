@@ -90,18 +90,21 @@ class Table:
         rows: as many cells each.
         note: a line below.
         strong: the first row is what the others are compared with.
+        words: the last column is text too.
     """
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
     strong: bool = False
+    words: bool = False
 
     def html(self) -> str:
         head = "".join(f"<th>{escape(heading)}</th>" for heading in self.headings)
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
         note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
-        kind = ' class="strong"' if self.strong else ""
+        names = " ".join(name for name, given in (("strong", self.strong), ("words", self.words)) if given)
+        kind = f' class="{names}"' if names else ""
         table = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f'<div class="scroll">{table}</div>{note}'
 

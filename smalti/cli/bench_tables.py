@@ -28,14 +28,14 @@ def print_comparison(found: Comparison) -> None:
         out.print(table)
         out.print()
     for name, why in found.missing.items():
-        out.print(f"{name}: {why}", style="yellow", markup=False)
+        out.print(f"{name}: {why}", style="yellow", markup=False, soft_wrap=True)
     out.print("bytes: mean of a file, headers counted; † above the budget, the smallest that it makes", style="dim")
     for judge in found.judges:
         out.print(f"{judge.heading}: {judge.metric.protocol}, {judge.better} is better", style="dim", markup=False)
     for failed in found.failed:
-        out.print(f"{failed.id}: {failed.error}", style="red", markup=False)
+        out.print(f"{failed.id}: {failed.error}", style="red", markup=False, soft_wrap=True)
     for codec, each in found.unscored:
-        out.print(f"{codec}: no {each.label} of {each.id}: {each.reason}", markup=False)
+        out.print(f"{codec}: no {each.label} of {each.id}: {each.reason}", markup=False, soft_wrap=True)
 
 
 def _comparison_cells(row: Row, judges: Sequence[Criterion]) -> list[str]:
@@ -65,9 +65,15 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
             out.print("\n" + _legend(own) + "\n", style="dim", markup=False)
     for row in rows:
         for failed in row["failed"]:
-            out.print(f"{row['tokenizer']}: {failed['id']}: {failed['error']}", style="red", markup=False)
+            out.print(
+                f"{row['tokenizer']}: {failed['id']}: {failed['error']}", style="red", markup=False, soft_wrap=True
+            )
         for each in row["unscored"]:
-            out.print(f"{row['tokenizer']}: no {each['label']} of {each['id']}: {each['reason']}", markup=False)
+            out.print(
+                f"{row['tokenizer']}: no {each['label']} of {each['id']}: {each['reason']}",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def _quality_table(rows: list[dict[str, Any]]) -> Table:

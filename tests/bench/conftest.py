@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from smalti.audio.io import write_audio
 from smalti.audio.speech import SpeechCodec
+from smalti.bench import reconstruction
 from smalti.image.photo import PhotoTokenizer
 from tests.image.files import noise
 
@@ -21,6 +23,13 @@ def one_thread() -> Iterator[None]:
     """Encoding into a store sets the number of threads for the whole process."""
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def quick_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DNSMOS and the recogniser take seconds for every sound; tests/audio/test_judges.py has them."""
+    slow = ("speechmos", "pocketsphinx")
+    monkeypatch.setattr(reconstruction, "find_spec", lambda name: None if name in slow else find_spec(name))
 
 
 @pytest.fixture(scope="session")

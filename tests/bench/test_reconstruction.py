@@ -15,7 +15,7 @@ from smalti.audio.io import read_audio, write_audio
 from smalti.audio.speech import SpeechCodec
 from smalti.bench import reconstruction
 from smalti.bench.reconstruction import criteria, measure
-from smalti.errors import MissingDependencyError, UnavailableError
+from smalti.errors import InputError, MissingDependencyError, UnavailableError
 from smalti.image.io import read_image
 from smalti.image.photo import PhotoTokenizer
 from smalti.store.plan import Input, find_inputs
@@ -47,16 +47,15 @@ def test_quality_is_that_of_scikit_image(photos: Path, photo_tokenizer: PhotoTok
 
 def test_bits_are_those_of_the_codes(photos: Path, photo_tokenizer: PhotoTokenizer) -> None:
     row = measure(photo_tokenizer, inputs_of(photos), reference="tiny").row()
-    codes = np.concatenate(
-        [photo_tokenizer.encode(read_image(photos / file)[None]).codes.numpy().ravel() for file in ("0.png", "1.png")]
-    )
-    counts = np.unique(codes, return_counts=True)[1]
-    entropy = -(counts / len(codes) * np.log2(counts / len(codes))).sum()
+    files = [photo_tokenizer.encode(read_image(photos / file)[None]).codes.numpy() for file in ("0.png", "1.png")]
+    codes = np.concatenate([each.reshape(-1, each.shape[-1]) for each in files])  # (positions, slots of 16 codes)
+    counts = [np.unique(slot, return_counts=True)[1] for slot in codes.T]
+    entropy = sum(-(count / len(codes) * np.log2(count / len(codes))).sum() for count in counts)
     pixels = 48 * 64 + 41 * 53
     assert row["bits"]["unit"] == "bits per pixel"
-    assert row["bits"]["nominal"] == pytest.approx(7 * len(codes) / pixels)  # 125 codes
+    assert row["bits"]["nominal"] == pytest.approx(4 * codes.size / pixels)
     assert row["bits"]["entropy"] == pytest.approx(entropy * len(codes) / pixels)
-    assert row["codebook"]["codes"]["slots"][0]["used"] == len(counts)
+    assert row["codebook"]["codes"]["slots"][0]["used"] == len(counts[0])
 
 
 def test_a_file_that_is_none_is_reported_and_the_rest_measured(photos: Path, photo_tokenizer: PhotoTokenizer) -> None:
@@ -86,7 +85,7 @@ def test_speed_is_work_over_time(photos: Path, photo_tokenizer: PhotoTokenizer) 
 
 def test_size_crops_before_encoding(photos: Path, photo_tokenizer: PhotoTokenizer) -> None:
     tally = measure(photo_tokenizer, inputs_of(photos), reference="tiny", size=32)
-    assert tally.extent == 2 * 32 * 32 and tally.bits == 2 * 7 * 8 * 8
+    assert tally.extent == 2 * 32 * 32 and tally.bits == 2 * 8 * 8 * 8  # two slots of 16 codes
 
 
 def test_silence_has_no_value_where_it_has_none(sounds: Path, codec: SpeechCodec) -> None:
@@ -116,7 +115,8 @@ def test_what_is_scored_is_what_decode_gives(sounds: Path, codec: SpeechCodec) -
     waveform, rate = read_audio(sounds / "tone.wav")
     decoded = codec.decode(codec.encode(waveform[None], sample_rate=rate))[0]
     for criterion in criteria("audio", rate):
-        assert tally.scores[criterion.metric.protocol].mean == criterion.value(waveform, decoded)
+        expected = pytest.approx(criterion.value(waveform, decoded), rel=1e-9)
+        assert tally.scores[criterion.metric.protocol].mean == expected
 
 
 def test_identical_pictures_are_capped_and_not_infinite() -> None:
@@ -125,11 +125,29 @@ def test_identical_pictures_are_capped_and_not_infinite() -> None:
     assert values == {"PSNR": 100.0, "SSIM": pytest.approx(1.0)}
 
 
-def test_pesq_is_a_criterion_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruction, "find_spec", lambda name: None)
-    assert "PESQ" not in [criterion.label for criterion in criteria("audio", 16_000)]
-    monkeypatch.setattr(reconstruction, "find_spec", lambda name: name)
-    assert "PESQ" in [criterion.label for criterion in criteria("audio", 16_000)]
+def test_judges_of_speech_are_criteria_where_they_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def labels(*installed: str, transcripts: bool = False) -> set[str]:
+        monkeypatch.setattr(reconstruction, "find_spec", lambda name: name if name in installed else None)
+        return {criterion.label for criterion in criteria("audio", 16_000, transcripts=transcripts)}
+
+    always = labels()
+    assert {"STOI", "eSTOI", "mel distance"} <= always
+    assert labels("pesq") - always == {"PESQ"}
+    assert labels("speechmos", "onnxruntime") - always == {"DNSMOS"} and labels("speechmos") == always
+    assert labels("pocketsphinx", "jiwer") - always == {"rel. WER"} and labels("pocketsphinx") == always
+    assert labels("pocketsphinx", "jiwer", transcripts=True) - always == {"rel. WER", "WER"}
+
+
+def test_a_criterion_that_reads_compares_with_the_transcript() -> None:
+    class Spoken:
+        def values(self, texts: list[str], reconstruction: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([float(len(texts[0]))])
+
+    criterion = reconstruction.Criterion("WER", "", "lower", Spoken(), reads=True)  # type: ignore[arg-type]
+    sound = torch.zeros(1, 10)
+    assert criterion.value(sound, sound, "four") == 4
+    with pytest.raises(InputError, match="no transcript"):
+        criterion.value(sound, sound)
 
 
 def test_a_missing_package_is_no_fault_of_the_file(

@@ -28,7 +28,7 @@ def test_its_json_is_a_list_of_rows(smalti: Smalti, pictures: Path, photo_folder
     (row,) = ran.json
     assert ran.code == 0 and row["tokenizer"] == str(photo_folder) and row["samples"] == 2
     assert {entry["name"] for entry in row["quality"]} == {"PSNR", "SSIM"}
-    assert row["bits"]["nominal"] == pytest.approx(7 / 16)  # 125 codes, a code per 4 x 4 pixels
+    assert row["bits"]["nominal"] == pytest.approx(8 / 16)  # two slots of 16 codes per 4 x 4 pixels
     assert row["speed"]["encode"]["per_second"] > 0 and row["speed"]["device"] == "cpu"
 
 

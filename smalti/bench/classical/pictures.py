@@ -86,7 +86,7 @@ PICTURE_CODECS: Mapping[str, PictureCodec] = {
     "JPEG 2000": PictureCodec(
         range(-12 * RATIO_STEPS, 1),
         _jpeg_2000,
-        lambda setting: f"{_ratio(setting):.3g} times smaller than its pixels",
+        lambda setting: f"ratio {_ratio(setting):.3g}",
         "jpg_2000",
         "this Pillow was built without OpenJPEG: a wheel of Pillow has it",
     ),
