@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from smalti.bench.charts import Axis, Series, plot
@@ -206,11 +207,14 @@ def _smooth(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, floa
     width = int(WINDOW * len(points))
     if width < 2:
         return points
-    means, held = [], [value for _, value in points]
-    for index, (step, _) in enumerate(points):
-        window = [value for value in held[max(0, index + 1 - width) : index + 1] if math.isfinite(value)]
-        if window:
-            means.append((step, sum(window) / len(window)))
+    # Sums up to each place, so that a long journal costs no more than its length.
+    sums = [0.0, *accumulate(value if math.isfinite(value) else 0.0 for _, value in points)]
+    counts = [0, *accumulate(int(math.isfinite(value)) for _, value in points)]
+    means = []
+    for end in range(1, len(points) + 1):
+        start = max(0, end - width)
+        if counts[end] > counts[start]:
+            means.append((points[end - 1][0], (sums[end] - sums[start]) / (counts[end] - counts[start])))
     return means or points
 
 
