@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 640, 330
-LEFT, RIGHT, TOP, BOTTOM = 58, 168, 16, 42
+LEFT, TOP, BOTTOM = 58, 16, 42
+NAMED, UNNAMED = 168, 14  # pixels right of the chart
 COLOURS = 8  # classes s0 to s7 of the page's style
 LINE = 15  # pixels between two names
 TICKS = 6  # about so many on an axis
@@ -68,7 +69,13 @@ class Scale:
 
 
 def plot(
-    series: Sequence[Series], x: Axis, y: Axis, *, title: str, rules: Sequence[tuple[float, str]] = ()
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    *,
+    title: str,
+    rules: Sequence[tuple[float, str]] = (),
+    names: bool = True,
 ) -> str:  # fmt: skip
     """A chart.
 
@@ -78,6 +85,7 @@ def plot(
         x, y: the axes.
         title: what it shows, for readers who hear it.
         rules: (x, name) of vertical lines, such as where a run was resumed.
+        names: beside the last points; without them the chart is as wide as its frame.
     """
     series = [_drawable(each, x.log, y.log) for each in series]
     named = [each for each in series if not each.faint and each.points]
@@ -86,7 +94,7 @@ def plot(
         return (
             f'<svg viewBox="0 0 {WIDTH} 60" role="img"><text x="12" y="34">{escape(title)}: no value yet</text></svg>'
         )
-    across = _scale([p[0] for p in points], LEFT, WIDTH - RIGHT, x.log)
+    across = _scale([p[0] for p in points], LEFT, WIDTH - (NAMED if names else UNNAMED), x.log)
     up = _scale([p[1] for p in points], HEIGHT - BOTTOM, TOP, y.log)
     colours = {id(each): (i if each.colour is None else each.colour) % COLOURS for i, each in enumerate(named)}
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
@@ -95,7 +103,8 @@ def plot(
     for each in series:
         colour = colours.get(id(each), (each.colour or 0) % COLOURS)
         parts += _drawn(each, [(across(a), up(b)) for a, b in each.points], colour)
-    parts += _names([(each, across(each.points[-1][0]), up(each.points[-1][1]), colours[id(each)]) for each in named])
+    ends = [(each, across(each.points[-1][0]), up(each.points[-1][1]), colours[id(each)]) for each in named]
+    parts += _names(ends) if names else []
     return "".join([*parts, "</svg>"])
 
 
@@ -145,11 +154,11 @@ def _grid(across: Scale, up: Scale, x: Axis, y: Axis) -> list[str]:
         parts.append(f'<text x="{place:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{_text(tick)}</text>')
     for tick in up.ticks:
         place = up(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{across.end:.0f}" y1="{place:.1f}" y2="{place:.1f}"/>')
         parts.append(f'<text x="{LEFT - 7}" y="{place + 4:.1f}" text-anchor="end">{_text(tick)}</text>')
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(
-        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 7}" text-anchor="middle">'
+        f'<text class="axis" x="{(LEFT + across.end) / 2:.0f}" y="{HEIGHT - 7}" text-anchor="middle">'
         f"{escape(x.label)}</text>"
     )
     parts.append(
@@ -207,7 +216,7 @@ def _names(ends: Sequence[tuple[Series, float, float, int]]) -> list[str]:
         places[i] = min(places[i], lowest)
         lowest = places[i] - LINE
     parts: list[str] = []
-    edge = WIDTH - RIGHT + 10
+    edge = WIDTH - NAMED + 10
     for (series, x, y, colour), place in zip(ordered, places, strict=True):
         parts.append(f'<polyline class="leader" points="{x + 5:.1f},{y:.1f} {edge - 4},{place:.1f}"/>')
         parts.append(_mark(edge + 4, place, colour, 4.5))

@@ -2,7 +2,7 @@
 
     RUN/journal.jsonl ─────────────────► curves, logarithmic where values span decades ──┐
     RUN/samples/step-000500.png, .wav ─► the latest, with their step ───────────────────┼──► one HTML file
-    RUN/recipe.toml, whatever else is known ─► facts ───────────────────────────────────┘
+    RUN/recipe.toml or .json, whatever else is known ─► facts ───────────────────────────────────┘
 
 The journal has a JSON object per logged step: {"step": int, "stage": int, "loss": float, ...}. A run that was resumed
 logs some steps again; those of the later attempt count, and the place is marked. Nothing here knows the training loop,
@@ -24,7 +24,7 @@ from smalti.bench.exhibit import short
 from smalti.bench.report import Charts, Code, Facts, Media, Page, Panel, Panels, Part, Section
 from smalti.errors import InputError
 
-JOURNAL, SAMPLES, RECIPE = "journal.jsonl", "samples", "recipe.toml"
+JOURNAL, SAMPLES, RECIPES = "journal.jsonl", "samples", ("recipe.toml", "recipe.json")
 NOT_CURVES = ("step", "stage", "resumed", "time", "seconds")
 LOG_NAMES = ("loss", "lr", "learning_rate", "grad")  # that are shown by powers of ten where they span enough
 LOG_SPAN = 4.0  # of highest over lowest
@@ -57,10 +57,12 @@ class History:
             if "step" not in entry:
                 raise InputError(f"an entry of the journal has no step: {dict(entry)}")
             step = int(entry["step"])
-            if entry.get("resumed") or (kept and step <= kept[-1]["step"]):
+            if entry.get("resumed") or (kept and step < kept[-1]["step"]):
                 resumed.append(step)
-            while kept and kept[-1]["step"] >= step:
-                kept.pop()
+                while kept and kept[-1]["step"] >= step:
+                    kept.pop()
+            if kept and kept[-1]["step"] == step:  # a validation, say, is an entry of its own
+                entry = {**kept.pop(), **entry}
             kept.append(entry)
         stages: list[tuple[int, int]] = []
         for entry in kept:
@@ -98,7 +100,7 @@ def training_page(
 
 
 def training_page_of(folder: Path) -> str:
-    """The page of a run's folder: its `journal.jsonl`, `samples/` and `recipe.toml`.
+    """The page of a run's folder: its `journal.jsonl`, `samples/` and `recipe.toml` or `recipe.json`.
 
     Raises:
         InputError: if there is no journal, or a line other than its last is damaged.
@@ -145,9 +147,11 @@ def _samples(folder: Path) -> list[Path]:
 
 
 def _facts(folder: Path) -> dict[str, str]:
-    recipe = folder / RECIPE
     facts = {"name": folder.resolve().name, "folder": str(folder.resolve())}
-    return facts | ({"recipe": recipe.read_text(encoding="utf-8", errors="replace")} if recipe.is_file() else {})
+    for recipe in (folder / name for name in RECIPES):
+        if recipe.is_file():
+            facts[recipe.name] = recipe.read_text(encoding="utf-8", errors="replace")
+    return facts
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -188,7 +192,7 @@ def _curves(history: History) -> Charts:
             series.insert(0, Series(name, _thin(points), marks=False, faint=True, colour=index))
         log = _by_powers(name, [value for _, value in points])
         axis = Axis(f"{name}, logarithmic" if log else name, log)
-        drawings.append((name, plot(series, Axis("step"), axis, title=f"{name} over steps", rules=rules)))
+        drawings.append((name, plot(series, Axis("step"), axis, title=f"{name} over steps", rules=rules, names=False)))
     return Charts(drawings, f"Means over {WINDOW:.0%} of the steps; every logged value behind them.")
 
 

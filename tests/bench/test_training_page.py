@@ -62,6 +62,8 @@ def test_steps_of_an_abandoned_attempt_do_not_count() -> None:
     history = History.of([entry(step) for step in (0, 10, 20, 30, 15, 25)])
     assert [each["step"] for each in history.entries] == [0, 10, 15, 25] and history.resumed == [15]
     assert History.of([entry(0), entry(10, resumed=1)]).resumed == [10]
+    validated = History.of([entry(10), {"step": 10, "validation": 1.0}, entry(20)])  # no resumption
+    assert validated.resumed == [] and [len(each) for each in validated.entries] == [4, 3]
     assert "resumed" not in History.of([entry(10, resumed=1)]).series()
     with pytest.raises(InputError, match="no step"):
         History.of([{"loss": 1.0}])
