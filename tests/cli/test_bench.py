@@ -75,3 +75,60 @@ def test_wrong_use_is_code_2(
 def test_without_a_sub_command_it_says_what_there_is(smalti: Smalti) -> None:
     ran = smalti("bench")
     assert ran.code == 2 and "reconstruct" in ran.out + ran.err
+
+
+def test_classical_codecs_beside_a_tokenizer(smalti: Smalti, pictures: Path, photo_folder: Path) -> None:
+    ran = smalti("bench", "classical", "-t", photo_folder, "--data", pictures, "--size", 16, "--limit", 1)
+    assert ran.code == 0
+    for expected in ("JPEG, full size", "JPEG 2000, at its best scale", "WebP", "AVIF", "†", "PSNR dB", "1 "):
+        assert expected in ran.out
+
+
+def test_classical_rows_are_json(smalti: Smalti, pictures: Path) -> None:
+    ran = smalti("bench", "classical", "--data", pictures, "--bytes", 300, "-b", 700, "--limit", 1, "--json")
+    rows = [row for row in ran.json if "missing" not in row]
+    assert ran.code == 0 and {row["budget"] for row in rows} == {"300 bytes", "700 bytes"}
+    assert all(row["samples"] == 1 and row["bytes"] > 0 for row in rows)
+
+
+def test_sounds_have_opus(smalti: Smalti, sounds: Path, tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "sounds.html"
+    ran = smalti("bench", "classical", "--data", sounds, "--kbps", 8, "--page", page, "--rate", 8_000)
+    assert ran.code == 0 and "Opus" in ran.out and "kbit/s" in ran.out and str(page) in ran.out
+    assert "<audio" in page.read_text() and "smalti bench classical" in page.read_text()
+
+
+def test_reconstruct_ends_in_a_page(smalti: Smalti, pictures: Path, photo_folder: Path, tmp_path: Path) -> None:
+    plain = smalti("bench", "reconstruct", "-t", photo_folder, "--data", pictures, "--size", 16, "--limit", 1, "--json")
+    page = tmp_path / "page.html"
+    ran = smalti(
+        "bench", "reconstruct", "-t", photo_folder, "--data", pictures, "--size", 16, "--limit", 1, "--json",
+        "--page", page, "--shown", 1,
+    )  # fmt: skip
+    assert ran.code == 0 and ran.json[0]["quality"] == plain.json[0]["quality"]
+    html = page.read_text()
+    assert html.count("<svg") == 2 and "perplexity" in html and "WebP" in html
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "{pictures}"), "at how many bytes"),
+        (("--data", "{pictures}", "--kbps", "1"), "sounds"),
+        (("--data", "{photo}", "--bytes", "9"), "what is to be compared"),
+        (("--data", "gone", "--bytes", "9"), "gone does not exist"),
+    ],
+)
+def test_wrong_use_of_classical_is_code_2(
+    smalti: Smalti, pictures: Path, photo_folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    given = [argument.format(pictures=pictures, photo=photo_folder) for argument in arguments]
+    ran = smalti("bench", "classical", *given)
+    assert ran.code == 2 and message in ran.err
+
+
+def test_a_run_becomes_a_page(smalti: Smalti, tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    ran = smalti("bench", "training", tmp_path, "--page", tmp_path / "run.html")
+    assert ran.code == 0 and "<svg" in (tmp_path / "run.html").read_text()
+    assert smalti("bench", "training", tmp_path / "gone", "--page", tmp_path / "x.html").code == 2
