@@ -1,70 +1,118 @@
 """Quality of the tokenizers that ship, on pictures and speakers that they were not trained on.
 
-    python -m benchmarks.shipped --data ../shared/data [--json]
+    python -m benchmarks.shipped --data ../shared/data [--only 'smalti-photo-*'] [--json]
 
-Pictures are 256x256 centre crops of the Kodak photos; speech is that of the held-out speakers of
-`recipes/quick_speech.py`. Speeds belong to `benchmarks/codecs.py`.
+Pictures are 256x256 centre crops of the Kodak photos and of those in `recipes/held-out-photos.txt`; speech is that of
+the speakers in `recipes/held-out-speakers.txt`. What runs is what `smalti bench reconstruct` runs, with every judge
+that is installed (extras `bench` and `pesq`). Speeds belong to `benchmarks/codecs.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recipes.quick_speech import HELD_OUT
 from smalti import systems
-from smalti.audio.io import read_audio
-from smalti.audio.metrics import STOI, MelDistance
-from smalti.image.io import read_image
-from smalti.image.metrics import PSNR, SSIM
-from smalti.image.resize import CentreCrop
-from smalti.metric import SampleMean
+from smalti.bench.reconstruction import measure
+from smalti.errors import SmaltiError
+from smalti.store.plan import Input
+from smalti.tokenizer import NeuralTokenizer
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+SIZE = 256  # pixels a side
 
 
-def photos(folder: Path) -> dict[str, Any]:
-    """PSNR and SSIM of smalti-photo-f8 on the Kodak photos."""
-    tokenizer = systems.load("smalti-photo-f8")
-    metrics: list[SampleMean] = [PSNR(), SSIM()]
-    files = sorted(folder.glob("*.webp"))
-    for file in files:
-        image = read_image(file, [CentreCrop(size=256)])[None]
-        rebuilt = tokenizer.decode(tokenizer.encode(image))
-        for metric in metrics:
-            metric.update(image, rebuilt)
-    return {"tokenizer": "smalti-photo-f8", "samples": len(files), **_values(metrics)}
+@dataclass(frozen=True)
+class Held:
+    """A set of files that no shipped tokenizer was trained on.
+
+    Args:
+        name: of the set.
+        files: of the folder of the data sets.
+        size: side of the centre crop of pictures.
+    """
+
+    name: str
+    files: Callable[[Path], Sequence[Path]]
+    size: int | None = None
 
 
-def speech(folder: Path) -> dict[str, Any]:
-    """STOI and mel distance of smalti-speech on the speakers that were held out."""
-    tokenizer = systems.load("smalti-speech")
-    metrics: list[SampleMean] = [STOI(16_000), STOI(16_000, extended=True), MelDistance(16_000)]
-    speakers = [speaker.removeprefix("libri-") for speaker in HELD_OUT.split(",")]
-    files = sorted(file for speaker in speakers for file in folder.glob(f"librispeech/{speaker}-*.flac"))
-    for file in files:
-        waveform, rate = read_audio(file)
-        rebuilt = tokenizer.decode(tokenizer.encode(waveform[None], sample_rate=rate))
-        for metric in metrics:
-            metric.update(waveform[None], rebuilt)
-    return {"tokenizer": "smalti-speech", "samples": len(files), **_values(metrics)}
+def listed(name: str) -> list[str]:
+    """The lines of a file in recipes/, without its comments."""
+    lines = (RECIPES / name).read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _values(metrics: list[SampleMean]) -> dict[str, float]:
-    return {metric.protocol: round(float(metric.compute()), 4) for metric in metrics}
+def kodak(data: Path) -> list[Path]:
+    """The photos of Kodak that are here."""
+    return sorted((data / "kodak").glob("*.webp"))
 
 
-if __name__ == "__main__":
+def held_out_photos(data: Path) -> list[Path]:
+    """Those of the photos that training leaves out."""
+    return [data / name for name in listed("held-out-photos.txt")]
+
+
+def held_out_speech(data: Path) -> list[Path]:
+    """All clips of the speakers that training leaves out."""
+    speakers = set(listed("held-out-speakers.txt"))
+    with (data / "speech" / "metadata.csv").open(encoding="utf-8", newline="") as lines:
+        return [data / "speech" / row["file"] for row in csv.DictReader(lines) if row["speaker"] in speakers]
+
+
+PHOTOS = (Held("Kodak", kodak, SIZE), Held("held-out photos", held_out_photos, SIZE))
+SHIPPED: Mapping[str, Sequence[Held]] = {
+    "smalti-photo-f8": PHOTOS,
+    "smalti-photo-f16": PHOTOS,
+    "smalti-speech": (Held("held-out speakers", held_out_speech),),
+}
+
+
+def examined(name: str, held: Held, data: Path) -> dict[str, Any]:
+    """A row of `smalti bench reconstruct`, and the set that it is of."""
+    tokenizer = systems.load(name)
+    assert isinstance(tokenizer, NeuralTokenizer)
+    inputs = [Input(str(path.relative_to(data)), path) for path in held.files(data)]
+    return {"set": held.name, **measure(tokenizer, inputs, reference=name, size=held.size).row()}
+
+
+def show(row: dict[str, Any]) -> str:
+    """A row in a line."""
+    bits = f"{row['bits']['nominal']:.4g} {row['bits']['unit']} ({row['bits']['entropy']:.3g} entropy coded)"
+    values = [f"{entry['name']} {entry['value']:.3f} {entry['unit']}".strip() for entry in row["quality"]]
+    used = [f"{slot['usage']:.0%}" for report in row["codebook"].values() for slot in report["slots"]]
+    return f"{row['tokenizer']} on {row['samples']} of {row['set']}: {', '.join([bits, *values])}; codes used {used}"
+
+
+def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, required=True, help="the folder of the development data sets")
+    options.add_argument("--only", default="*", help="tokenizers whose name matches")
     options.add_argument("--json", action="store_true")
     arguments = options.parse_args()
     torch.set_num_threads(1)
-    rows = [photos(arguments.data / "kodak"), speech(arguments.data / "speech")]
+    rows = []
+    for name, sets in SHIPPED.items():
+        for held in sets if fnmatch(name, arguments.only) else ():
+            try:
+                rows.append(examined(name, held, arguments.data))
+            except SmaltiError as error:
+                print(f"{name}: {error}", file=sys.stderr)  # one that is not trained yet
+                break
+            if not arguments.json:
+                print(show(rows[-1]), flush=True)
     if arguments.json:
         print(json.dumps(rows, indent=2))
-    else:
-        for row in rows:
-            print("  ".join(f"{name} {value}" for name, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()
