@@ -3,9 +3,14 @@
     real speech ──► small codec ──► share of 256 codes that held-out speakers use      k-means start : random start
     harmonic tones ──► small codec ──► log-mel L1 of unheard tones            ConvNeXt + ISTFT : mirrored SEANet
 
-Acceptance checks 6 and 7 of the sheet. Both sides of a comparison start from one encoder, see the same batches for the
-same number of steps, and minimise the published loss without its discriminators (45 mel + 1000 commitment). As in the
-published training no code is ever replaced, so the start is all that differs in the first comparison.
+Acceptance checks 6 and 7 of the sheet. All sides of a comparison start from one encoder, see the same batches for the
+same number of steps, and minimise the published loss without its discriminators (45 mel + 1000 commitment).
+
+Check 6 is made twice: with the start alone, as the published training has it, whose replacements of unused codes are
+overwritten; and with start and replacements, as the paper describes it and our default does it.
+
+The encoder is not SEANet: its random start shrinks a waveform to latents that differ by less than 0.001, and it takes
+far more than three minutes to grow out of that. Ours hears mel spectra.
 """
 
 from __future__ import annotations
@@ -27,25 +32,28 @@ from smalti.audio.io import read_audio
 from smalti.audio.losses import log_mel_distance
 from smalti.audio.mel import MelSpectrogram
 from smalti.audio.seanet import SEANetEncoder
+from smalti.audio.speech import MelEncoder
 from smalti.audio.vocos import ISTFTHead, VocosBackbone
 from smalti.audio.wavtokenizer import WavTokenizer
 from smalti.errors import InputError
 from smalti.train.audio_objective import AudioObjective, LogMel
 
 RATE = 16_000
-CODES = 256
+CODES, DIM = 256, 16
 STEPS, BATCH, SAMPLES = 300, 12, 8_000
 LEARNING_RATE = 1e-3
+KMEANS = 50  # iterations
 MEL = MelSpectrogram(RATE, 1024, 256, 80)
 MODEST = 0.9  # utilisation that the k-means start exceeds
 CLEARLY = 0.2  # by how much the random start must stay below it
 HELD_OUT = ("libri-1688", "libri-3005")
 
-ENCODER = SEANetEncoder.Config(filters=8, dimension=64, ratios=(5, 4, 4, 2), lstm_layers=1, weight_norm=True)
-HEAD = ISTFTHead.Config(dim=96, n_fft=4 * ENCODER.hop, hop=ENCODER.hop)
-BACKBONE = VocosBackbone.Config(
-    input_channels=64, dim=96, intermediate_dim=288, layers=3, bandwidths=0, pos_net=False, dropout=0
-)
+SEANET = SEANetEncoder.Config(filters=8, dimension=DIM, lstm_layers=1)  # its mirror image is the decoder to beat
+FRONT_END = MelSpectrogram(RATE, 1024, SEANET.hop, 80)
+SIZES = {"bandwidths": 0, "pos_net": False, "dropout": 0.0}
+ENCODER = VocosBackbone.Config(input_channels=FRONT_END.mels, dim=96, intermediate_dim=288, layers=3, **SIZES)
+BACKBONE = VocosBackbone.Config(input_channels=DIM, dim=96, intermediate_dim=288, layers=3, **SIZES)
+HEAD = ISTFTHead.Config(dim=BACKBONE.dim, n_fft=4 * SEANET.hop, hop=SEANET.hop)
 
 Draw = Callable[[torch.Generator], Tensor]  # a batch (BATCH, 1, SAMPLES)
 
@@ -56,44 +64,49 @@ def claims(data: Path, seed: int) -> Iterator[Claim]:
     Raises:
         InputError: if `data` has no folder `speech` as Smalti's data sets have it.
     """
-    yield start_of_the_codebook(data / "speech", seed)
+    yield from start_of_the_codebook(data / "speech", seed)
     yield decoder(seed)
 
 
-def start_of_the_codebook(folder: Path, seed: int) -> Claim:
+def start_of_the_codebook(folder: Path, seed: int) -> Iterator[Claim]:
     """Check 6: k-means on the first batch, against uniform rows as EnCodec draws them."""
-    began = time.monotonic()
     heard, unheard = read_speech(folder)
-    used = {}
-    for iterations in (0, 50):
-        model = codec(seed, kmeans_iterations=iterations)
+
+    def used(kmeans_iterations: int, replace: bool) -> tuple[float, float]:
+        began = time.monotonic()
+        model = Codec(seed, kmeans_iterations=kmeans_iterations, replace=replace)
         train(model, lambda draws: random_segments(heard, draws), seed)
-        used[iterations] = utilisation(model, unheard)
-    return Claim(
-        system="wavtokenizer",
-        claim=f"a k-means start uses over {MODEST:.0%} of {CODES} codes, a uniform one at least {CLEARLY:.0%} less",
-        metric="share of codes that occur in held-out speech",
-        better="higher",
-        baseline=used[0],
-        ours=used[50],
-        holds=used[50] > MODEST and used[0] <= used[50] - CLEARLY,
-        seconds=time.monotonic() - began,
-    )
+        return utilisation(model, unheard), time.monotonic() - began
+
+    baseline, waited = used(0, replace=False)
+    for name, replace in (("a k-means start", False), ("a k-means start with replacements", True)):
+        ours, seconds = used(KMEANS, replace)
+        yield Claim(
+            system="wavtokenizer",
+            claim=f"{name} uses over {MODEST:.0%} of {CODES} codes, a uniform start alone at least {CLEARLY:.0%} less",
+            metric=f"share of codes that occur in held-out speech after {STEPS} steps",
+            better="higher",
+            baseline=baseline,
+            ours=ours,
+            holds=ours > MODEST and baseline <= ours - CLEARLY,
+            seconds=waited + seconds,
+        )
 
 
 def decoder(seed: int) -> Claim:
-    """Check 7: the decoder that never up-samples, against the encoder's mirror image of as many parameters."""
+    """Check 7: the decoder that never up-samples, against SEANet's encoder mirrored, of as many parameters."""
     began = time.monotonic()
     mirrored = Mirrored(seed)
-    ours = codec(seed, kmeans_iterations=50, backbone=matched(parameters(mirrored.mirror)))
+    size = parameters(mirrored.mirror)
+    ours = Codec(seed, backbone=matched(size))
     distances = []
     for model in (mirrored, ours):
         train(model, harmonics, seed)
         distances.append(log_mel_of_unheard(model, seed))
-    sizes = parameters(mirrored.mirror), parameters(ours.backbone, ours.head)
+    own = parameters(ours.backbone, ours.head)
     return Claim(
         system="wavtokenizer",
-        claim=f"ConvNeXt + ISTFT ({sizes[1]:,} parameters) beats a mirrored SEANet decoder ({sizes[0]:,})",
+        claim=f"ConvNeXt + ISTFT ({own:,} parameters) beats a mirrored SEANet decoder ({size:,})",
         metric=f"log-mel L1 of unheard harmonic tones after {STEPS} steps",
         better="lower",
         baseline=distances[0],
@@ -106,43 +119,58 @@ def decoder(seed: int) -> Claim:
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-def configuration(kmeans_iterations: int, backbone: VocosBackbone.Config = BACKBONE) -> WavTokenizer.Config:
-    """A small WavTokenizer at 16 kHz, 100 tokens a second, that never replaces a code."""
-    return WavTokenizer.Config(
-        sample_rate=RATE,
-        encoder=ENCODER,
-        backbone=backbone,
-        head=HEAD,
-        codes=CODES,
-        kmeans_iterations=kmeans_iterations,
-        legacy_training=True,
-    )
+class Codec(WavTokenizer):
+    """A small WavTokenizer that hears mel spectra: 50 tokens a second at 16 kHz.
+
+    Args:
+        seed: of the weights; the encoder depends on nothing else.
+        kmeans_iterations: 0 for a uniform start.
+        replace: codes that nothing chooses become latents of the batch.
+        backbone: sizes of the ConvNeXt stack.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        kmeans_iterations: int = KMEANS,
+        replace: bool = True,
+        backbone: VocosBackbone.Config = BACKBONE,
+    ) -> None:
+        torch.manual_seed(seed)
+        super().__init__(
+            WavTokenizer.Config(
+                sample_rate=RATE,
+                encoder=SEANET,
+                backbone=backbone,
+                head=HEAD,
+                codes=CODES,
+                kmeans_iterations=kmeans_iterations,
+                legacy_training=not replace,
+            )
+        )
+        if not kmeans_iterations:
+            self._start_uniformly()
+        torch.manual_seed(seed)
+        self.encoder = MelEncoder(FRONT_END, ENCODER, DIM)  # type: ignore[assignment]
+
+    @torch.no_grad()
+    def _start_uniformly(self) -> None:
+        """Rows as EnCodec draws them without k-means, in U(-sqrt(6 / D), sqrt(6 / D))."""
+        table: Any = self.quantizer.alphabet
+        nn.init.kaiming_uniform_(table.vectors.weight)
+        table.ema_sum.copy_(table.vectors.weight)
+
+    def analysis(self, inputs: Tensor, options: Any) -> Tensor:
+        return self.encoder(inputs)
 
 
-def codec(seed: int, *, kmeans_iterations: int, backbone: VocosBackbone.Config = BACKBONE) -> WavTokenizer:
-    """The codec with random weights; its encoder depends on the seed alone."""
-    torch.manual_seed(seed)
-    model = WavTokenizer(configuration(kmeans_iterations, backbone))
-    if not kmeans_iterations:
-        uniform_start(model)
-    return model
-
-
-@torch.no_grad()
-def uniform_start(model: WavTokenizer) -> None:
-    """Rows of about the length that normalised features have, as EnCodec draws them without k-means."""
-    table: Any = model.quantizer.alphabet
-    nn.init.kaiming_uniform_(table.vectors.weight)
-    table.ema_sum.copy_(table.vectors.weight)
-
-
-class Mirrored(WavTokenizer):
+class Mirrored(Codec):
     """The same codec with EnCodec's decoder."""
 
     def __init__(self, seed: int) -> None:
-        torch.manual_seed(seed)
-        super().__init__(configuration(kmeans_iterations=50))
-        self.mirror = SEANetDecoder(ENCODER)
+        super().__init__(seed)
+        self.mirror = SEANetDecoder(SEANET)
         del self.backbone, self.head
 
     def synthesis(self, vectors: Tensor, options: Any) -> Tensor:
@@ -209,7 +237,7 @@ def matched(wanted: int) -> VocosBackbone.Config:
 # --- training and measuring ------------------------------------------------------------------------------------------
 
 
-def train(model: WavTokenizer, draw: Draw, seed: int) -> None:
+def train(model: Codec, draw: Draw, seed: int) -> None:
     """STEPS steps of AdamW on the published loss without discriminators."""
     mel = LogMel.Config(n_fft=MEL.n_fft, hop=MEL.hop, mels=MEL.mels)
     objective = AudioObjective.Config(mels=(mel,), adversaries=()).build(model)
@@ -225,14 +253,14 @@ def train(model: WavTokenizer, draw: Draw, seed: int) -> None:
     model.eval()
 
 
-def utilisation(model: WavTokenizer, clips: list[Tensor]) -> float:
+def utilisation(model: Codec, clips: list[Tensor]) -> float:
     """Share of the codebook that occurs in the codes of clips (T,)."""
     codes = torch.cat([model.encode(clip[None, None]).codes.flatten() for clip in clips])
     return len(codes.unique()) / CODES
 
 
 @torch.no_grad()
-def log_mel_of_unheard(model: WavTokenizer, seed: int) -> float:
+def log_mel_of_unheard(model: Codec, seed: int) -> float:
     """Mean log-mel L1 over four batches of tones that training does not draw."""
     draws = torch.Generator().manual_seed(seed + 1_000_003)
     values = []

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from smalti.cli.output import console, print_json
-from smalti.errors import ConfigError, require
+from smalti.errors import require
 
 if TYPE_CHECKING:
     from smalti.train.recipe import Recipe
@@ -81,7 +81,9 @@ def _progress(recipe: Recipe, as_json: bool, quiet: bool) -> Iterator[Any]:
         task = bar.add_task("", total=recipe.steps, state="")
 
         def report(line: Mapping[str, float]) -> None:
-            bar.update(task, completed=int(line["step"]), **({"state": _state(line)} if "loss" in line else {}))
+            bar.update(task, completed=int(line["step"]))
+            if "loss" in line:
+                bar.update(task, state=_state(line))
             if any(name.startswith("validation_") for name in line):
                 values = "  ".join(
                     f"{name.removeprefix('validation_')} {line[name]:.4g}" for name in line if "_" in name

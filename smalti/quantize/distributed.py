@@ -18,6 +18,11 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean over all ranks, in place."""
+    return sum_over_ranks(tensor).div_(dist.get_world_size()) if active() else tensor
+
+
 def from_first_rank(tensor: Tensor) -> Tensor:
     """The first rank's tensor, in place."""
     if active():

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smalti.quantize.distributed import mean_over_ranks
+
 GAN = Literal["hinge", "least_squares", "non_saturating", "vanilla"]
 
 STABLE = 1e-4  # added to the norm of the generator's gradient, as published
@@ -63,6 +65,8 @@ def adaptive_weight(reconstruction: Tensor, generator: Tensor, parameter: Tensor
     """
     (pull,) = torch.autograd.grad(reconstruction, parameter, retain_graph=True)
     (push,) = torch.autograd.grad(generator, parameter, retain_graph=True)
+    # The gradients of the whole batch: ranks that weighed only their own share would pull apart.
+    pull, push = mean_over_ranks(pull), mean_over_ranks(push)
     return (pull.norm() / (push.norm() + STABLE)).clamp(0, limit).detach()
 
 

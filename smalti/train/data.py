@@ -30,6 +30,7 @@ import smalti.image.io
 from smalti.errors import ConfigError, InputError, SmaltiError
 from smalti.image.resize import RandomCrop, ResizeShorter, Rule, apply_rules
 
+WATCHED = 8.0  # seconds of a held-out recording
 TRIES = 16  # unreadable files in a row before a run gives up
 Range = tuple[float, float]
 
@@ -62,7 +63,7 @@ class Files(smalti.config.Config, ABC):
     def cut(self, decoded: Any, generator: torch.Generator, rate: int | None) -> Tensor:
         """A random training sample of a decoded file, in the public range; all have one shape."""
 
-    def whole(self, path: Path, rate: int | None) -> Tensor:
+    def watched(self, path: Path, rate: int | None) -> Tensor:
         """A held-out sample as it is shown and measured: the same every time."""
         return self.cut(self.read(path, rate)[0], torch.Generator().manual_seed(0), rate)
 
@@ -142,6 +143,9 @@ class Recordings(Files):
         if self.peak_db is None:
             return segment
         return segment / segment.abs().max().clamp(min=1e-4) * 10 ** (level / 20)
+
+    def watched(self, path: Path, rate: int | None) -> Tensor:
+        return self.read(path, rate)[0][:, : round(WATCHED * (rate or 1))]
 
     def shares(self, path: Path) -> int:
         rate, seconds = smalti.audio.io.rate_and_seconds(path)

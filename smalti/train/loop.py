@@ -18,37 +18,26 @@ from __future__ import annotations
 import math
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from smalti.errors import ConfigError, TrainingError
 from smalti.folder import fill
-from smalti.tokenizer import NeuralTokenizer, Reconstruction
-from smalti.train.average import Average
+from smalti.tokenizer import NeuralTokenizer
 from smalti.train.data import Samples, batches, find_files
-from smalti.train.distributed import (
-    average_gradients,
-    full,
-    full_optimizer_state,
-    full_state,
-    load_full_optimizer_state,
-    load_full_state,
-    random_state,
-    set_random_state,
-)
+from smalti.train.distributed import full_state, load_full_state
 from smalti.train.objective import MODEL, Losses
-from smalti.train.recipe import Recipe, Stage
+from smalti.train.progress import Clock, Window
+from smalti.train.recipe import Recipe
 from smalti.train.run import RunFolder
-from smalti.train.schedule import apply_schedules, learning_rate_factor
+from smalti.train.stage import Work, check_stage
 from smalti.train.validation import Validation
 
 Report = Callable[[Mapping[str, float]], None]
@@ -97,7 +86,7 @@ def train(
     files, watched = find_files(recipe.data, data, beside)
     rate = getattr(tokenizer, "sample_rate", None)
     samples = Samples(recipe.data, files, seed=recipe.seed, rate=rate)
-    validation = Validation([recipe.data.whole(path, rate) for path in watched[: recipe.watch.shown]])
+    validation = Validation([recipe.data.watched(path, rate) for path in watched[: recipe.watch.shown]])
     for index in range(len(recipe.stages)):
         check_stage(recipe, index, tokenizer, fabric.world_size)
     if fabric.is_global_zero:
@@ -120,127 +109,6 @@ def check_same_run(begun: Mapping[str, Any], recipe: Recipe) -> None:
             raise ConfigError(
                 f"--resume: {name} was {begun.get(name)!r} and is now {wanted[name]!r}; give another --out"
             )
-
-
-class Window:
-    """Means of terms since the last line of the journal, on the device: reading them there would make steps wait."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, terms: Mapping[str, Tensor | float]) -> None:
-        """Adds one value of each; a value per slot counts with its mean."""
-        for name, value in terms.items():
-            mean = torch.as_tensor(value, dtype=torch.float64).detach().mean()
-            self.sums[name] = self.sums[name] + mean if name in self.sums else mean
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def broken(self) -> list[str]:
-        """Terms that are no finite number."""
-        return sorted(name for name, total in self.sums.items() if not bool(torch.isfinite(total)))
-
-    def means(self, fabric: Fabric) -> dict[str, float]:
-        """The means over all ranks; a new window begins."""
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
-        if fabric.world_size > 1:
-            everywhere = fabric.all_reduce(torch.stack([each.to(fabric.device) for each in means.values()]))
-            means = dict(zip(means, torch.as_tensor(everywhere), strict=True))
-        self.sums, self.counts = {}, {}
-        return {name: float(value) for name, value in means.items()}
-
-    def state(self) -> dict[str, Any]:
-        return {"sums": {name: total.cpu() for name, total in self.sums.items()}, "counts": dict(self.counts)}
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any], device: torch.device) -> Window:
-        window = cls()
-        window.sums = {name: total.to(device) for name, total in state["sums"].items()}
-        window.counts = dict(state["counts"])
-        return window
-
-
-class Clock:
-    """How fast steps go, pauses left out."""
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.restart()
-
-    def restart(self) -> None:
-        """What came since the last call was no training."""
-        self.since, self.steps = time.monotonic(), self.work.step
-
-    def speed(self) -> dict[str, float]:
-        """Samples a second since the last call."""
-        steps, seconds = self.work.step - self.steps, time.monotonic() - self.since
-        self.restart()
-        return {"samples_per_second": steps * self.work.stage.batch / max(seconds, 1e-9)}
-
-
-class Boxed(nn.Module):
-    """The tokenizer as Fabric wraps it.
-
-    Fabric takes apart every dataclass that it meets, so the result passes in a box; DDP and FSDP must see the tensors
-    that gradients come back through, so they lie beside it.
-    """
-
-    def __init__(self, tokenizer: NeuralTokenizer) -> None:
-        super().__init__()
-        self.tokenizer = tokenizer
-
-    def forward(self, *inputs: Any, **conditions: Any) -> tuple[Box, list[Tensor]]:
-        box = Box(self.tokenizer(*inputs, **conditions))
-        return box, box.tensors()
-
-
-class Box:
-    def __init__(self, content: Reconstruction) -> None:
-        self.content = content
-
-    def tensors(self) -> list[Tensor]:
-        result, quantized = self.content, self.content.quantized
-        inner = [] if quantized is None else [quantized.z, quantized.loss, *quantized.terms.values()]
-        return [each for each in (result.x, result.loss, *result.terms.values(), *inner) if each is not None]
-
-
-def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, ranks: int) -> None:
-    """Refuses a stage that does not fit, before the first one has begun.
-
-    Raises:
-        ConfigError: naming the field.
-    """
-    stage = recipe.stages[index]
-    if stage.batch % (stage.accumulate * ranks):
-        raise ConfigError(
-            f"stages.{index}.batch: {stage.batch} does not divide into {stage.accumulate} micro-batches "
-            f"on {ranks} ranks"
-        )
-    objective = stage.objective.build(tokenizer)
-    names = sorted({MODEL, *objective.trained()})
-    if names != sorted(stage.optimizers):
-        raise ConfigError(f"stages.{index}.optimizers: this objective takes {names}, got {sorted(stage.optimizers)}")
-    frozen_modules(tokenizer, stage)
-    apply_schedules(stage.schedules, {"model": tokenizer, "objective": objective}, 0)
-
-
-def frozen_modules(tokenizer: NeuralTokenizer, stage: Stage) -> list[nn.Module]:
-    """The sub-modules that a stage leaves as they are.
-
-    Raises:
-        ConfigError: if a pattern matches none.
-    """
-    modules = {name: module for name, module in tokenizer.named_modules() if name}
-    found = []
-    for pattern in (*stage.freeze, *(tokenizer.code_parts if stage.keep_codes else ())):
-        matching = [module for name, module in modules.items() if fnmatchcase(name, pattern)]
-        if not matching:
-            top = ", ".join(name for name, _ in tokenizer.named_children())
-            raise ConfigError(
-                f"freeze: {tokenizer.name} has no part {pattern!r}; its parts are {top} and what is in them"
-            )
-        found += matching
-    return found
 
 
 class Run:
@@ -267,7 +135,7 @@ class Run:
     ) -> None:
         self.recipe, self.tokenizer, self.samples, self.validation = recipe, tokenizer, samples, validation
         self.folder, self.fabric, self.workers, self.report = folder, fabric, workers, report
-        self.window = Window()
+        self.window, self.clock = Window(), Clock()
         self.interrupted = False
 
     def everything(self, checkpoint: Mapping[str, Any] | None = None) -> Path:
@@ -295,10 +163,10 @@ class Run:
             count=(work.stage.steps - work.step) * work.stage.accumulate,
             rank=self.fabric.global_rank, ranks=self.fabric.world_size, workers=self.workers,
         )  # fmt: skip
-        clock = Clock(work)
+        self.clock.restart()
         while work.step < work.stage.steps:
             self._step(work, source)
-            self._look_after(work, clock)
+            self._look_after(work)
         work.finish()
         self.tokenizer = self._whole()
         if codes_hash is not None and self.tokenizer.codes_hash != codes_hash:
@@ -318,6 +186,7 @@ class Run:
         self.window.add({**rates, **work.step_optimizers(losses.keys())})
         self.tokenizer.quantizer.update()
         work.step += 1
+        self.clock.samples += work.stage.batch
         if work.average is not None:
             work.average.update(work.step)
 
@@ -332,25 +201,25 @@ class Run:
 
     # --- now and then ------------------------------------------------------------------------------------------------
 
-    def _look_after(self, work: Work, clock: Clock) -> None:
+    def _look_after(self, work: Work) -> None:
         watch, last = self.recipe.watch, work.step == work.stage.steps
         if work.step % watch.log == 0 or last:
-            self._log(work, clock)
+            self._log(work)
         if work.step % watch.samples == 0 or last:
             self._show(work)
-            clock.restart()
+            self.clock.restart()
         if work.step % watch.checkpoint == 0 or last or self.interrupted:
             self._checkpoint(work)
-            clock.restart()
+            self.clock.restart()
         if self.interrupted:
             raise TrainingError(f"stopped after step {work.done}; --resume goes on from there")
 
-    def _log(self, work: Work, clock: Clock) -> None:
+    def _log(self, work: Work) -> None:
         means = self.window.means(self.fabric)
         broken = sorted(name for name, value in means.items() if not math.isfinite(value))
         if broken:
             raise TrainingError(self._diagnosis(work, broken))
-        line = {"step": work.done, "stage": work.index, **means, **clock.speed()}
+        line = {"step": work.done, "stage": work.index, **means, **self.clock.speed()}
         if self.fabric.is_global_zero:
             self.folder.log(line)
             self.report(line)
@@ -380,6 +249,7 @@ class Run:
         if not self.recipe.watch.best or value is None:
             return
         best = self.folder.best()
+        self.fabric.barrier()  # all ranks have read it before the first one writes it
         if best is None or value > best["value"]:
             state = full_state(self.tokenizer)
             if self.fabric.is_global_zero:
@@ -431,117 +301,3 @@ class Run:
             self.folder.close()
         self.fabric.barrier()
         return self.folder.tokenizer
-
-
-class Work:
-    """A stage under way: the networks, their optimizers, and how far it has come.
-
-    Args:
-        recipe, index: which stage.
-        tokenizer: with the weights that it begins with.
-        fabric: devices and ranks.
-    """
-
-    def __init__(self, recipe: Recipe, index: int, tokenizer: NeuralTokenizer, fabric: Fabric) -> None:
-        self.index, self.stage, self.tokenizer, self.device = index, recipe.stages[index], tokenizer, fabric.device
-        self.before = sum(stage.steps for stage in recipe.stages[:index])
-        self.step = 0
-        self.frozen: list[nn.Parameter] = []
-        torch.manual_seed(recipe.seed + index)  # the same discriminators, whatever was drawn before
-        self.objective = self.stage.objective.build(tokenizer).to(fabric.device)
-        self.networks: dict[str, nn.Module] = {MODEL: tokenizer, **self.objective.trained()}
-        self._freeze()
-        self.wrapped = fabric.setup_module(Boxed(tokenizer))
-        self.optimizers = {name: self.stage.optimizers[name].build(net) for name, net in self.networks.items()}
-        self.average = None if self.stage.average is None else Average(tokenizer, self.stage.average)
-
-    def _freeze(self) -> None:
-        self.tokenizer.train()
-        for module in frozen_modules(self.tokenizer, self.stage):
-            module.eval()
-            for parameter in module.parameters():
-                if parameter.requires_grad:
-                    parameter.requires_grad_(False)
-                    self.frozen.append(parameter)
-
-    def model(self, *inputs: Any, **conditions: Any) -> Reconstruction:
-        """The tokenizer as the objective calls it."""
-        box, _ = self.wrapped(*inputs, **conditions)
-        return box.content
-
-    @property
-    def done(self) -> int:
-        """Steps of the whole run so far."""
-        return self.before + self.step
-
-    # --- a step ------------------------------------------------------------------------------------------------------
-
-    def set_rates(self) -> dict[str, float]:
-        """Schedules and learning rates of this step, for the log."""
-        roots = {"model": self.tokenizer, "objective": self.objective}
-        values = apply_schedules(self.stage.schedules, roots, self.step)
-        for name, optimizer in self.optimizers.items():
-            plan = self.stage.optimizers[name]
-            factor = learning_rate_factor(self.step, self.stage.steps, plan.warmup, plan.decay, plan.final)
-            for group in optimizer.param_groups:
-                group["lr"] = plan.rate * factor * group["factor"]
-            values["rate" if name == MODEL else f"{name}_rate"] = plan.rate * factor
-        return values
-
-    def step_optimizers(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Steps the optimizers of these networks; the norms of their gradients, before clipping."""
-        norms = {}
-        for name in names:
-            optimizer, clip = self.optimizers[name], self.stage.optimizers[name].clip
-            parameters = [each for group in optimizer.param_groups for each in group["params"]]
-            if name != MODEL:  # Fabric's wrapper has averaged the tokenizer's
-                average_gradients(parameters)
-            norm = full(nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip))
-            norms["gradient" if name == MODEL else f"{name}_gradient"] = norm
-            optimizer.step()
-            optimizer.zero_grad()
-        return norms
-
-    # --- averaged weights, checkpoints -------------------------------------------------------------------------------
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Inside, the tokenizer has its averaged weights."""
-        if self.average is not None:
-            self.average.swap()
-        try:
-            yield
-        finally:
-            if self.average is not None:
-                self.average.swap()
-
-    def finish(self) -> None:
-        """The tokenizer keeps the averaged weights, and its frozen parts may learn again."""
-        if self.average is not None:
-            self.average.swap()
-            self.average = None
-        for parameter in self.frozen:  # those that never learn by gradient (EMA codebooks) stay that way
-            parameter.requires_grad_(True)
-
-    def state(self) -> dict[str, Any]:
-        """Everything that going on takes, as whole tensors on the CPU; all ranks must ask for it."""
-        return {
-            "stage": self.index,
-            "step": self.step,
-            "model": full_state(self.tokenizer),
-            "objective": full_state(self.objective),
-            "average": None if self.average is None else {key: full(each) for key, each in self.average.shadow.items()},
-            "optimizers": {name: full_optimizer_state(each) for name, each in self.optimizers.items()},
-            "random": random_state(self.device),
-        }
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint of this stage."""
-        self.step = int(state["step"])
-        load_full_state(self.tokenizer, state["model"])
-        load_full_state(self.objective, state["objective"])
-        if self.average is not None:
-            self.average.load(state["average"])
-        for name, optimizer in self.optimizers.items():
-            load_full_optimizer_state(optimizer, state["optimizers"][name])
-        set_random_state(state["random"], self.device)

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
+import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 import smalti.config
 from smalti.errors import InputError
+from smalti.quantize.distributed import active
 
 WIDEST = 8  # times `width`
 SPREAD = 0.02  # standard deviation of the initial weights
@@ -54,7 +58,7 @@ class PatchGAN(nn.Module):
         for index, (inputs, outputs) in enumerate(pairwise(widths), 1):
             stride = 2 if index < config.layers else 1
             # The normalisation shifts by itself, so the convolution in front of it has no bias.
-            modules += [_conv(inputs, outputs, stride, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
+            modules += [_conv(inputs, outputs, stride, bias=False), BatchNorm(outputs), nn.LeakyReLU(0.2)]
         modules.append(_conv(widths[-1], 1, stride=1))
         self.main = nn.Sequential(*modules)
         self.apply(_initialise)
@@ -75,6 +79,32 @@ class PatchGAN(nn.Module):
                 f"got {tuple(images.shape[-2:])}: train on larger crops, or take fewer layers"
             )
         return self.main(images)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over all ranks together, so that two ranks judge as one process would.
+
+    (torch's SyncBatchNorm needs GPUs.)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and active()):
+            return super().forward(x)
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        mean = all_reduce(x.sum((0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        self._track(mean.detach(), variance.detach() * count / max(1, count - 1))
+        scale = self.weight / (variance + self.eps).sqrt()
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
 
 
 def _conv(inputs: int, outputs: int, stride: int, *, bias: bool = True) -> nn.Conv2d:

@@ -258,10 +258,10 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     merged = dict(base)
     for name, value in changes.items():
         old = merged.get(name)
-        same = (
-            isinstance(old, Mapping)
-            and isinstance(value, Mapping)
-            and value.get("type", old.get("type")) == old.get("type")
-        )
-        merged[name] = _merged(old, value) if same else value
+        nested = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(old, value) if nested and _same_type(old, value) else value  # type: ignore[arg-type]
     return merged
+
+
+def _same_type(old: Any, new: Mapping[str, Any]) -> bool:
+    return "type" not in new or new["type"] == old.get("type")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -67,7 +67,7 @@ class Schedule(Config):
         return low + (high - low) * progress
 
 
-def apply_schedules(schedules: Sequence[Schedule], roots: dict[str, nn.Module], step: int) -> dict[str, float]:
+def apply_schedules(schedules: Sequence[Schedule], roots: Mapping[str, nn.Module], step: int) -> dict[str, float]:
     """Sets every target for this step.
 
     Args:
