@@ -244,6 +244,10 @@ class ImageObjective(Objective):
     def trained(self) -> Mapping[str, nn.Module]:
         return {} if self.adversary is None else {DISCRIMINATOR: self.adversary.discriminator}
 
+    @property
+    def looks_at_parameters(self) -> bool:
+        return self.adversary is not None and self.adversary.config.last_layer is not None
+
     def losses(self, model: Model, batch: Mapping[str, Any], step: int) -> dict[str, Losses]:
         x, y, result = reconstruct(model, batch)
         x, y = x.to(y.device, torch.float32), y.float()

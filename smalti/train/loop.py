@@ -88,7 +88,7 @@ def train(
     samples = Samples(recipe.data, files, seed=recipe.seed, rate=rate)
     validation = Validation([recipe.data.watched(path, rate) for path in watched[: recipe.watch.shown]])
     for index in range(len(recipe.stages)):
-        check_stage(recipe, index, tokenizer, fabric.world_size)
+        check_stage(recipe, index, tokenizer, fabric)
     if fabric.is_global_zero:
         resolved = recipe.model_dump(mode="json")
         folder.write_recipe(resolved) if resume else folder.begin(resolved)

@@ -67,6 +67,11 @@ class Objective(nn.Module, ABC):
         """Optimizer name -> sub-module that it trains; "model" is taken by the tokenizer."""
         return {}
 
+    @property
+    def looks_at_parameters(self) -> bool:
+        """Whether losses ask for gradients at single parameters of the tokenizer, which are not there in shards."""
+        return False
+
     @abstractmethod
     def losses(self, model: Model, batch: Mapping[str, Any], step: int) -> dict[str, Losses]:
         """One forward pass and everything that follows from it.

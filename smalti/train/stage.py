@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError
@@ -173,13 +174,13 @@ class Box:
 # --- before anything starts -------------------------------------------------------------------------------------------
 
 
-def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, ranks: int) -> None:
+def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, fabric: Fabric) -> None:
     """Refuses a stage that does not fit, before the first one has begun.
 
     Raises:
         ConfigError: naming the field.
     """
-    stage = recipe.stages[index]
+    stage, ranks = recipe.stages[index], fabric.world_size
     if stage.batch % (stage.accumulate * ranks):
         raise ConfigError(
             f"stages.{index}.batch: {stage.batch} does not divide into {stage.accumulate} micro-batches "
@@ -189,6 +190,11 @@ def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, ranks: i
     names = sorted({MODEL, *objective.trained()})
     if names != sorted(stage.optimizers):
         raise ConfigError(f"stages.{index}.optimizers: this objective takes {names}, got {sorted(stage.optimizers)}")
+    if objective.looks_at_parameters and isinstance(fabric.strategy, ModelParallelStrategy):
+        raise ConfigError(
+            f"stages.{index}.objective: the adaptive weight looks at one parameter, which fsdp shards; "
+            "take strategy ddp, or leave last_layer out for a fixed weight"
+        )
     frozen_modules(tokenizer, stage)
     apply_schedules(stage.schedules, {"model": tokenizer, "objective": objective}, 0)
 
