@@ -33,7 +33,7 @@ from smalti.errors import ConfigError
 from smalti.tokenizer import NeuralTokenizer, Reconstruction
 from smalti.train.adversary import discriminator_loss, generator_loss
 from smalti.train.audio_discriminators import AdversarialLoss, Dac, MultiPeriod, MultiResolution, Verdict
-from smalti.train.objective import MODEL, Losses, Model, Objective, frozen, reconstruct
+from smalti.train.objective import MODEL, Losses, Model, Objective, frozen, logged, reconstruct
 
 DISCRIMINATOR = "discriminator"  # the optimizer of all discriminators together
 SILENT = 1e-8  # power a sample; keeps SI-SDR finite
@@ -189,13 +189,13 @@ class AudioObjective(Objective):
         x, y = x.to(y.device, torch.float32), y.float()
         loss, terms = self._distances(x, y, result)
         if not self.games or step < self.start:
-            return {MODEL: Losses(loss, _logged(terms))}
+            return {MODEL: Losses(loss, logged(terms))}
         learned: dict[str, Losses] = {}
         real: dict[str, list[Verdict]] = {}
         if self.discriminators and (step - self.start) % self.interval == 0:
             learned[DISCRIMINATOR], real = self._tell_apart(x, y.detach())
         game, terms_of_game = self._deceive(x, y, real)
-        return {MODEL: Losses(loss + game, _logged(terms | terms_of_game)), **learned}
+        return {MODEL: Losses(loss + game, logged(terms | terms_of_game)), **learned}
 
     def _distances(self, x: Tensor, y: Tensor, result: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
         """What needs no discriminator: the weighted sum, and its parts without weights."""
@@ -231,7 +231,7 @@ class AudioObjective(Objective):
             terms[f"{name}/real"] = torch.stack([of_x.mean() for of_x, _ in pairs]).mean()
             terms[f"{name}/fake"] = torch.stack([of_y.mean() for _, of_y in pairs]).mean()
             real[name] = [_first_half(each) for each in verdicts]
-        return Losses(loss, _logged(terms)), real
+        return Losses(loss, logged(terms)), real
 
     def _deceive(self, x: Tensor, y: Tensor, real: Mapping[str, Sequence[Verdict]]) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's part of the game: its weighted sum, and its parts without weights.
@@ -325,8 +325,3 @@ def _si_sdr(x: Tensor, y: Tensor) -> Tensor:
     floor = SILENT * x.shape[1]
     target = (x * y).sum(1, keepdim=True) / (x.square().sum(1, keepdim=True) + floor) * x
     return 10 * ((target.square().sum(1) + floor) / ((y - target).square().sum(1) + floor)).log10().mean()
-
-
-def _logged(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Detached scalars; what has a value per slot is averaged."""
-    return {name: value.detach().float().mean() for name, value in terms.items()}

@@ -39,7 +39,7 @@ from smalti.image.losses import decibels, dissimilarity, log_mse, squared_error
 from smalti.image.lpips import LPIPS, Network
 from smalti.tokenizer import NeuralTokenizer
 from smalti.train.adversary import GAN, LIMIT, adaptive_weight, discriminator_loss, generator_loss
-from smalti.train.objective import MODEL, Losses, Model, Objective, frozen, parameter_of, reconstruct
+from smalti.train.objective import MODEL, Losses, Model, Objective, frozen, logged, parameter_of, reconstruct
 from smalti.train.patchgan import PatchGAN
 from smalti.train.perceptual import PHASES, SHIPPED, WINDOW, ZOOM, PerceptualDistance, value_range
 
@@ -172,7 +172,7 @@ class Adversary(nn.Module):
         real, fake = self.discriminator(x), self.discriminator(y)
         # Image papers take the mean of both halves.
         loss = 0.5 * discriminator_loss(self.config.discriminator_loss, real, fake)
-        return Losses(self.discriminator_weight * loss, _logged({"real": real, "fake": fake}))
+        return Losses(self.discriminator_weight * loss, logged({"real": real, "fake": fake}))
 
     def _balance(self, nll: Tensor, loss: Tensor) -> Tensor:
         if not self._last_layer:
@@ -256,9 +256,9 @@ class ImageObjective(Objective):
         terms |= {"quantizer": result.loss, **result.terms}
         adversary = self.adversary
         if adversary is None or step < adversary.config.start:
-            return {MODEL: Losses(loss, _logged(terms))}
+            return {MODEL: Losses(loss, logged(terms))}
         game, terms_of_game = adversary.deceive(y, nll)
-        learned = {MODEL: Losses(loss + game, _logged(terms | terms_of_game))}
+        learned = {MODEL: Losses(loss + game, logged(terms | terms_of_game))}
         if (step - adversary.config.start) % adversary.config.interval == 0:
             learned[DISCRIMINATOR] = adversary.tell_apart(x, y.detach())
         return learned
@@ -297,8 +297,3 @@ def _check_channels(config: ImageObjective.Config, channels: int) -> None:
         )
     if config.lpips is not None and channels != 3:
         raise ConfigError(f"lpips compares images of 3 channels, the tokenizer's have {channels}")
-
-
-def _logged(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Detached scalars; what has several values (one per slot, or logit) is averaged."""
-    return {name: value.detach().float().mean() for name, value in terms.items()}

@@ -127,3 +127,8 @@ def parameter_of(tokenizer: nn.Module, name: str) -> nn.Parameter:
         near = [key for key in own if key.startswith(prefix)] or list(own)
         raise ConfigError(f"{type(tokenizer).__name__} has no parameter {name!r}; it has {', '.join(near[-6:])} ...")
     return own[name]
+
+
+def logged(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Detached scalars for the log; what has several values (one per slot, or logit) is averaged."""
+    return {name: value.detach().float().mean() for name, value in terms.items()}

@@ -127,7 +127,7 @@ class Work:
             "stage": self.index,
             "step": self.step,
             "model": full_state(self.tokenizer),
-            "objective": full_state(self.objective),
+            "objective": {name: full_state(network) for name, network in self.objective.trained().items()},
             "average": None if self.average is None else {key: full(each) for key, each in self.average.shadow.items()},
             "optimizers": {name: full_optimizer_state(each) for name, each in self.optimizers.items()},
             "random": random_state(self.device),
@@ -137,7 +137,8 @@ class Work:
         """Goes on from a checkpoint of this stage."""
         self.step = int(state["step"])
         load_full_state(self.tokenizer, state["model"])
-        load_full_state(self.objective, state["objective"])
+        for name, network in self.objective.trained().items():
+            load_full_state(network, state["objective"][name])
         if self.average is not None:
             self.average.load(state["average"])
         for name, optimizer in self.optimizers.items():
