@@ -29,6 +29,7 @@ from smalti.tokenizer import NeuralTokenizer
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 SIZE = 256  # pixels a side
+MEASURED = "## Measured"
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,21 @@ def show(row: dict[str, Any]) -> str:
     return f"{row['tokenizer']} on {row['samples']} of {row['set']}: {', '.join([bits, *values])}; codes used {used}"
 
 
+def write_card(name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Puts a section with these rows at the end of a card, in place of an earlier one."""
+    card = systems.WEIGHTS / name / "README.md"
+    text = card.read_text(encoding="utf-8").partition(MEASURED)[0].rstrip()
+    lines = "\n".join(f"- {show(row)}" for row in rows)
+    command = "`python -m benchmarks.shipped --data ../shared/data --cards`, on files that training left out:"
+    card.write_text(f"{text}\n\n{MEASURED}\n\n{command}\n\n{lines}\n", encoding="utf-8")
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, required=True, help="the folder of the development data sets")
     options.add_argument("--only", default="*", help="tokenizers whose name matches")
     options.add_argument("--json", action="store_true")
+    options.add_argument("--cards", action="store_true", help="write the figures into the cards of the weights")
     arguments = options.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -112,6 +123,9 @@ def main() -> None:
                 print(show(rows[-1]), flush=True)
     if arguments.json:
         print(json.dumps(rows, indent=2))
+    if arguments.cards:
+        for name in {row["tokenizer"] for row in rows}:
+            write_card(name, [row for row in rows if row["tokenizer"] == name])
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from torch.distributed.tensor import DTensor
 from smalti.errors import ConfigError, TrainingError
 from smalti.folder import fill
 from smalti.tokenizer import NeuralTokenizer
+from smalti.train.card import model_card
 from smalti.train.data import Samples, batches, find_files
 from smalti.train.distributed import full_state, load_full_state
 from smalti.train.objective import MODEL, Losses
@@ -297,6 +298,9 @@ class Run:
             self.tokenizer.save(
                 self.folder.tokenizer, licence=self.recipe.licence, dtype=getattr(torch, self.recipe.weights)
             )
+            value = None if best is None else float(best["value"])
+            files = len(set(self.samples.entries))
+            self.folder.write_card(model_card(self.recipe, self.tokenizer, files, self.folder.journal(), value))
             self.folder.draw_page()
             self.folder.close()
         self.fabric.barrier()

@@ -139,6 +139,15 @@ class RunFolder:
                 write_audio(first, original.clamp(-1, 1), rate)
             write_audio(self.path / "samples" / f"step-{step:08d}-{index}.wav", sound.clamp(-1, 1), rate)
 
+    def journal(self) -> list[dict[str, float]]:
+        """All lines so far."""
+        path = self.path / "journal.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def write_card(self, card: str) -> None:
+        """README.md of the trained tokenizer."""
+        _write(self.tokenizer / "README.md", card.encode())
+
     def draw_page(self) -> None:
         """page.html, anew."""
         _write(self.path / "page.html", training_page_of(self.path).encode())

@@ -48,6 +48,10 @@ def test_loss_falls_codes_are_used_and_the_folder_encodes(photos: Path, tmp_path
     assert (tmp_path / "run" / "samples" / "step-00000120.png").exists()
     assert "<svg" in (tmp_path / "run" / "page.html").read_text()
     assert any((tmp_path / "run" / "tensorboard").iterdir())
+    card = (tmp_path / "run" / "tokenizer" / "README.md").read_text()
+    assert "10 files" in card
+    assert "480 random samples in 120 steps" in card
+    assert f"| 120 | {lines[-1]['loss']:.4g} |" in card
 
 
 def test_resumed_run_makes_the_steps_of_an_uninterrupted_one(photos: Path, tmp_path: Path) -> None:

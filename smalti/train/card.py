@@ -1,0 +1,77 @@
+"""The card that lies beside trained weights: how they came about, so that anyone can make them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from smalti.tokenizer import NeuralTokenizer
+from smalti.train.recipe import Recipe
+
+POINTS = 12  # rows of the curve
+CURVES = (
+    "loss",
+    "psnr",
+    "mel",
+    "perplexity",
+    "validation_psnr",
+    "validation_ssim",
+    "validation_stoi",
+    "validation_mel",
+)
+
+
+def model_card(
+    recipe: Recipe, tokenizer: NeuralTokenizer, files: int, journal: Sequence[Mapping[str, float]], best: float | None
+) -> str:
+    """Markdown: recipe, data, sizes, curve, licence.
+
+    Args:
+        recipe: of the run.
+        tokenizer: what came out.
+        files: how many were trained on.
+        journal: the run's lines.
+        best: the validation value of the weights that were kept, or None where the last ones were.
+    """
+    parameters = sum(each.numel() for each in tokenizer.parameters())
+    samples = sum(stage.steps * stage.batch for stage in recipe.stages)
+    kept = "the last ones" if best is None else f"those that did best on validation ({best:.4g})"
+    lines = [
+        f"# {recipe.name}",
+        "",
+        f"Made by `smalti train` from the recipe `{recipe.name}.toml`, seed {recipe.seed}.",
+        "",
+        f"- **Network**: {tokenizer.name}, {parameters / 1e6:.2f} M parameters, stored as {recipe.weights}.",
+        f"- **Codes**: slots of {', '.join(map(str, tokenizer.quantizer.vocab))}.",
+        f"- **Data**: {files} files ({', '.join(recipe.data.include)}), seen as {samples:,} random samples in "
+        f"{recipe.steps:,} steps; held out: {_held_out(recipe)}.",
+        f"- **Weights**: {kept}, averaged over steps.",
+        f"- **Licence**: {recipe.licence or 'not stated'}.",
+        "",
+        "## Curve",
+        "",
+        *_curve(journal),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _held_out(recipe: Recipe) -> str:
+    named = [*recipe.data.held_out, *([f"those in {recipe.data.held_out_list}"] if recipe.data.held_out_list else [])]
+    return ", ".join(named) or "none"
+
+
+def _curve(journal: Sequence[Mapping[str, float]]) -> list[str]:
+    """A table of evenly spread steps; means of training beside measurements of validation at the same step."""
+    merged: dict[int, dict[str, float]] = {}
+    for line in journal:
+        merged.setdefault(int(line["step"]), {}).update(line)
+    measured = [step for step, line in merged.items() if any(name.startswith("validation_") for name in line)]
+    steps = measured or list(merged)
+    chosen = [steps[round(index * (len(steps) - 1) / (POINTS - 1))] for index in range(POINTS)] if steps else []
+    columns = [name for name in CURVES if any(name in merged[step] for step in chosen)]
+    rows = [
+        f"| {step:,} | "
+        + " | ".join(f"{merged[step][name]:.4g}" if name in merged[step] else "" for name in columns)
+        + " |"
+        for step in dict.fromkeys(chosen)
+    ]
+    return [f"| step | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|", *rows]
