@@ -220,8 +220,10 @@ class Comparison:
 
     @property
     def budgets(self) -> dict[str, list[Row]]:
-        """Rows by budget; tokenizers first."""
-        found: dict[str, list[Row]] = {}
+        """Rows by budget, in the order in which budgets were given; tokenizers first."""
+        given = [*map(_size_label, self.plan.bytes), *map(_rate_label, self.plan.kbps)]
+        held = {row.budget for row in self.rows}
+        found: dict[str, list[Row]] = {budget: [] for budget in given if budget in held}
         for row in self.rows:
             found.setdefault(row.budget, []).append(row)
         order: dict[Kind, int] = {"original": 0, "tokenizer": 1, "classical": 2}

@@ -18,7 +18,7 @@ from smalti.bench.comparison import CURVE_LABELS, Comparison, Example, Row, Vers
 from smalti.bench.exhibit import files_of, short, still
 from smalti.bench.figures import spectrogram
 from smalti.bench.reconstruction import Criterion, seconds
-from smalti.bench.report import Charts, Code, Media, Page, Panel, Panels, Part, Section, Table
+from smalti.bench.report import Charts, Code, Media, Note, Page, Panel, Panels, Part, Section, Table
 from smalti.image.io import to_image
 
 WIDEST = 768  # pixels of a picture on the page
@@ -71,6 +71,7 @@ def _section(found: Comparison, data: str, command: str) -> Section:
         parts.append(curves(found))
     parts.append(Code(command))
     parts += [table(found, budget, rows) for budget, rows in found.budgets.items()]
+    parts.append(Note(_how_to_read(found)))
     if found.tallies:
         parts.append(costs([tally.row() for tally in found.tallies]))
     parts += [_examples(found, each) for each in found.examples]
@@ -136,11 +137,14 @@ def table(found: Comparison, budget: str, rows: Sequence[Row]) -> Table:
         [row.label, _bytes(row), short(row.bits), *_cells(row, judges), str(len(row.sizes)), row.setting]
         for row in rows
     ]
-    lower = [judge.label for judge in judges if judge.better == "lower"]
+    return Table(headings, body, words=True)
+
+
+def _how_to_read(found: Comparison) -> str:
+    lower = [judge.label for judge in found.judges if judge.better == "lower"]
     note = NOTES[found.modality] + (f" Lower is better for {', '.join(lower)}." if lower else "")
-    if any(row.over for row in rows):
-        note += " † above the budget: the smallest file that it makes."
-    return Table(headings, body, note, words=True)
+    over = any(row.over for row in found.rows)
+    return note + " † above the budget: the smallest file that it makes." * over
 
 
 def _bytes(row: Row) -> str:

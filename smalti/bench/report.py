@@ -1,6 +1,6 @@
 """A report as one HTML file: it needs no server and no network, reads well in light and dark, and can be mailed.
 
-    Page ── cards, sections ──► Section ── parts: Table, Panels, Chart, Charts, Swatches, Facts, Code ──► one file
+    Page ── cards, sections ──► Section ── parts: Table, Panels, Chart, Charts, Swatches, Facts, Code ... ──► one file
 
 The parts know nothing of modalities. Pictures and sounds lie inside the file, as data addresses. Where the reader
 points into one picture of a row, all of them are enlarged at that place.
@@ -196,7 +196,17 @@ class Code:
         return f'{title}<pre tabindex="0"><code>{escape(self.text)}</code></pre>'
 
 
-Part = Table | Panels | Chart | Charts | Swatches | Facts | Code
+@dataclass(frozen=True)
+class Note:
+    """A paragraph in small print."""
+
+    text: str
+
+    def html(self) -> str:
+        return f'<p class="note">{escape(self.text)}</p>'
+
+
+Part = Note | Table | Panels | Chart | Charts | Swatches | Facts | Code
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,8 @@ def test_curves_rise(pictures: Path, photo_tokenizer: PhotoTokenizer) -> None:
 
 def test_sounds_are_compared_at_bit_rates(tmp_path: Path, codec: SpeechCodec) -> None:
     write_audio(tmp_path / "tone.wav", tone(1.0), 16_000)
-    found = compare("audio", inputs_of(tmp_path), [(codec, "tiny")], Plan(kbps=(3.2, 40)))
-    assert row_of(found, "tiny").budget == "3.2 kbit/s"
+    found = compare("audio", inputs_of(tmp_path), [(codec, "tiny")], Plan(kbps=(40, 3.2)))
+    assert row_of(found, "tiny").budget == "3.2 kbit/s" and list(found.budgets) == ["40 kbit/s", "3.2 kbit/s"]
     assert row_of(found, ORIGINAL, budget="3.2").mean("STOI") == pytest.approx(1)
     low, high = (row_of(found, "Opus", budget=name) for name in ("3.2 kbit/s", "40 kbit/s"))
     assert low.over == 1 and high.over == 0 and high.bits <= 40.1

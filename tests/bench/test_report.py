@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smalti.bench.report import Chart, Media, Page, Panel, Panels, Section, Swatches, Table
+from smalti.bench.report import Chart, Charts, Code, Facts, Media, Note, Page, Panel, Panels, Section, Swatches, Table
 from smalti.errors import InputError
 
 EVIL = '<script>alert("x")</script> & "quotes"'
@@ -21,6 +21,10 @@ def page(text: str = "text") -> Page:
         Panels(text, (panel, Panel(text))),
         Chart(text, "<svg></svg>", ((text, text),), text),
         Swatches(text, (("#102030", text),)),
+        Charts(((text, "<svg></svg>"),), text),
+        Facts(((text, text),)),
+        Code(text, text),
+        Note(text),
     )
     return Page(text, text, ((text, text),), (Section(text, (text,), parts, (text,)),), (text,))
 
