@@ -171,7 +171,7 @@ class Version:
 
 @dataclass
 class Example:
-    """A sample and its versions, at the first budget."""
+    """A sample and its versions, at the budget that is closest to the first tokenizer's bytes."""
 
     id: str
     sample: Sample
@@ -467,15 +467,17 @@ def _one_file(
     score, extent = _Scorer(found, name, sample), found.unit.amount(sample)[1]
     example = Example(name, sample, list(kept)) if len(found.examples) < found.plan.shown else None
     allowed = budgets.of(name, extent)
+    # Side by side stands what takes about as many bytes as the first tokenizer.
+    seen = min(allowed, key=lambda budget: abs(allowed[budget] - kept[0].size) if kept else 0)
     if found.modality == "audio":
         _original(found, sample, extent, score, allowed)
     for codec, ladder in _ladders(found, sample):
-        for index, (budget, size) in enumerate(allowed.items()):
+        for budget, size in allowed.items():
             for way, coded in ladder.at(size).items():
                 scores = score(codec, coded.data, coded.decoded)
                 row = found.row(codec, way, "classical", budget)
                 row.add(len(coded.data), extent, scores, coded.setting, not coded.fits)
-                if example is not None and index == 0 and way in ("", BEST):
+                if example is not None and budget == seen and way in ("", BEST):
                     example.versions.append(Version(codec, len(coded.data), coded.setting, coded.decoded, scores))
         _curve(found, codec, ladder, extent, rates.get(codec, ()), score)
     if example is not None:
