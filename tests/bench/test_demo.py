@@ -42,7 +42,7 @@ def test_the_page_shows_what_went_through_the_store(ran: Demo, out: Path) -> Non
     for expected in ("tiny-photo", "tiny-speech", "0.png", "1.png", "tone.wav", "silence.wav", "WebP", "JPEG", "Opus",
                      "Verified: it is sound", "gave no other codes", "psnr/uint8", "stoi/16000Hz"):  # fmt: skip
         assert expected in html
-    assert html.count("<audio") == 6 and html.count("<polyline") == 3
+    assert html.count("<audio") == 6 and html.count("<polyline") == 4  # a curve for each slot of each
     stores = {path.name.split("-")[0]: TokenStore(path) for path in out.glob("*.store")}
     assert stores["photos"].ids == ["0.png", "1.png"] and len(stores["speech"]) == 2
 

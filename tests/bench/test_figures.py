@@ -38,8 +38,10 @@ def test_alike_vectors_have_alike_colours() -> None:
 
 
 def test_a_code_has_one_colour_in_all_maps(photo_tokenizer: PhotoTokenizer) -> None:
-    maps = [torch.randint(125, (4, 6)), torch.randint(125, (3, 3))]
-    palette = Palette.of(photo_tokenizer.quantizer, [stream(codes, 125) for codes in maps])
+    maps = [torch.randint(16, (4, 6)), torch.randint(16, (3, 3))]
+    palette = Palette.of(
+        photo_tokenizer.quantizer, [Stream(codes.reshape(1, -1, 1).repeat(1, 1, 2), (16, 16)) for codes in maps]
+    )
     colours: dict[int, set[tuple[int, ...]]] = {}
     for codes in maps:
         painted = palette.paint(codes)

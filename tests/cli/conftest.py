@@ -64,11 +64,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def quick_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="package")
+def quick_judges() -> Iterator[None]:
     """DNSMOS and the recogniser take seconds for every sound; tests/audio/test_judges.py has them."""
     slow = ("speechmos", "pocketsphinx")
-    monkeypatch.setattr(reconstruction, "find_spec", lambda name: None if name in slow else find_spec(name))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruction, "find_spec", lambda name: None if name in slow else find_spec(name))
+        yield
 
 
 @pytest.fixture(scope="session")
