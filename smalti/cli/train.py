@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from smalti.cli.output import console, print_json
+from smalti.cli.output import console
 from smalti.errors import require
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def command(
 ) -> None:
     """Train a tokenizer, or go on training one.
 
-    Ctrl-C writes a checkpoint and stops; --resume goes on from it with the same losses as if nothing had happened.
+    Ctrl-C writes a checkpoint and stops (with several processes the last checkpoint counts); --resume goes on from it
+    with the same losses as if nothing had happened.
     """
     require("lightning_fabric", "train")
     import torch
@@ -71,16 +73,21 @@ def _progress(recipe: Recipe, as_json: bool, quiet: bool) -> Iterator[Any]:
         yield lambda line: None
         return
     if as_json:
-        yield lambda line: print_json(dict(line))
+        yield lambda line: typer.echo(json.dumps(line))  # one object a line, as they come
         return
     columns = (
         TextColumn(recipe.name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console(), refresh_per_second=2) as bar:
+    with Progress(*columns, console=console(), refresh_per_second=2, speed_estimate_period=600) as bar:
         task = bar.add_task("", total=recipe.steps, state="")
+        begun = False
 
         def report(line: Mapping[str, float]) -> None:
+            nonlocal begun
+            if not begun:  # steps of an earlier run took no time in this one
+                bar.reset(task, total=recipe.steps, completed=int(line["step"]))
+                begun = True
             bar.update(task, completed=int(line["step"]))
             if "loss" in line:
                 bar.update(task, state=_state(line))

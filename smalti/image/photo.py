@@ -101,10 +101,10 @@ class PhotoTokenizer(ImageTokenizer):
             decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`smalti.quantize.named.ema`).
         """
 
-        patch: int = Field(8, ge=1, le=32)
-        widths: tuple[int, ...] = Field((128,), min_length=1, max_length=5)
-        encoder_blocks: tuple[int, ...] = (3,)
-        decoder_blocks: tuple[int, ...] = (4,)
+        patch: int = Field(4, ge=1, le=32)
+        widths: tuple[int, ...] = Field((64, 128), min_length=1, max_length=5)
+        encoder_blocks: tuple[int, ...] = (2, 2)
+        decoder_blocks: tuple[int, ...] = (2, 3)
         latent_dim: int = Field(16, ge=1)
         codes: int = Field(256, ge=2, le=2**16)
         slots: int = Field(2, ge=1)

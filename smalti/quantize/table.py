@@ -293,6 +293,12 @@ class Table(Alphabet):
         self._pending_sum.zero_()
         self._batch = None
 
+    @torch.no_grad()
+    def adopt_rows(self) -> None:
+        """Makes the moving averages those of the present rows, after something else has set them."""
+        if self.learn is not None:
+            self.ema_sum.copy_(self.vectors.weight * self.ema_count[:, None])
+
     def expired(self) -> Tensor:
         """Which codes the rule of `revive` calls dead now: (codes,), bool."""
         return self.ema_count < (self.revive or Expire()).threshold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from smalti.tokenizer import NeuralTokenizer
 from smalti.train.recipe import Recipe
@@ -21,7 +22,11 @@ CURVES = (
 
 
 def model_card(
-    recipe: Recipe, tokenizer: NeuralTokenizer, files: int, journal: Sequence[Mapping[str, float]], best: float | None
+    recipe: Recipe,
+    tokenizer: NeuralTokenizer,
+    files: int,
+    journal: Sequence[Mapping[str, float]],
+    best: Mapping[str, Any] | None,
 ) -> str:
     """Markdown: recipe, data, sizes, curve, licence.
 
@@ -30,21 +35,23 @@ def model_card(
         tokenizer: what came out.
         files: how many were trained on.
         journal: the run's lines.
-        best: the validation value of the weights that were kept, or None where the last ones were.
+        best: `value` and `step` of the weights that were kept, or None where the last ones were.
     """
     parameters = sum(each.numel() for each in tokenizer.parameters())
     samples = sum(stage.steps * stage.batch for stage in recipe.stages)
-    kept = "the last ones" if best is None else f"those that did best on validation ({best:.4g})"
+    kept = "the last ones" if best is None else f"those of step {best['step']:,}, the best on validation"
+    averaged = ", averaged over steps" if recipe.stages[-1].average else ""
     lines = [
         f"# {recipe.name}",
         "",
-        f"Made by `smalti train` from the recipe `{recipe.name}.toml`, seed {recipe.seed}.",
+        f"Made by `smalti train recipes/{recipe.name}.toml --data DATA`, seed {recipe.seed}; recipe.json beside this "
+        "card has every number that was set.",
         "",
         f"- **Network**: {tokenizer.name}, {parameters / 1e6:.2f} M parameters, stored as {recipe.weights}.",
         f"- **Codes**: slots of {', '.join(map(str, tokenizer.quantizer.vocab))}.",
         f"- **Data**: {files} files ({', '.join(recipe.data.include)}), seen as {samples:,} random samples in "
         f"{recipe.steps:,} steps; held out: {_held_out(recipe)}.",
-        f"- **Weights**: {kept}, averaged over steps.",
+        f"- **Weights**: {kept}{averaged}.",
         f"- **Licence**: {recipe.licence or 'not stated'}.",
         "",
         "## Curve",

@@ -8,8 +8,10 @@ that would have come next.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -22,15 +24,16 @@ import torch.nn.functional as F
 from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 import smalti.audio.io
 import smalti.config
 import smalti.image.io
 from smalti.errors import ConfigError, InputError, SmaltiError
-from smalti.image.resize import RandomCrop, ResizeShorter, Rule, apply_rules
+from smalti.image.resize import CentreCrop, RandomCrop, ResizeShorter, Rule, apply_rules
 
 WATCHED = 8.0  # seconds of a held-out recording
+WATCHED_SIDE = 256  # pixels of a held-out photo's middle
 TRIES = 16  # unreadable files in a row before a run gives up
 Range = tuple[float, float]
 
@@ -53,7 +56,7 @@ class Files(smalti.config.Config, ABC):
     held_out: tuple[str, ...] = ()
     held_out_list: str | None = None
     validation: tuple[str, ...] = ()
-    cache: int = Field(2**30, ge=0)
+    cache: int = Field(2**28, ge=0)
 
     @abstractmethod
     def read(self, path: Path, rate: int | None) -> tuple[Any, int]:
@@ -63,9 +66,9 @@ class Files(smalti.config.Config, ABC):
     def cut(self, decoded: Any, generator: torch.Generator, rate: int | None) -> Tensor:
         """A random training sample of a decoded file, in the public range; all have one shape."""
 
+    @abstractmethod
     def watched(self, path: Path, rate: int | None) -> Tensor:
-        """A held-out sample as it is shown and measured: the same every time."""
-        return self.cut(self.read(path, rate)[0], torch.Generator().manual_seed(0), rate)
+        """A held-out sample as it is shown and measured: the same every time, and not changed at random."""
 
     def shares(self, path: Path) -> int:
         """How often a file comes in an epoch; 0 leaves it out."""
@@ -73,11 +76,14 @@ class Files(smalti.config.Config, ABC):
 
 
 class Images(Files):
-    """Photos: size rules in order (the last ones crop), and mirroring.
+    """Photos: size rules in order (the last ones crop), mirroring, turning and other colours.
 
     Args:
         rules: as in `smalti.image.resize`; they must end in one square size.
         flip: mirror half of the samples.
+        turn: turn samples by multiples of 90 degrees.
+        colour: largest change of a random gamma (in its logarithm) and of each channel's random gain; 0 for none. With
+            few photos a network learns their colours by heart otherwise.
     """
 
     type: Literal["images"] = "images"
@@ -85,6 +91,8 @@ class Images(Files):
     suffixes: ClassVar[frozenset[str]] = smalti.image.io.SUFFIXES
     rules: tuple[Annotated[Rule, Field(discriminator="type")], ...] = (ResizeShorter(size=256), RandomCrop(size=256))
     flip: bool = True
+    turn: bool = False
+    colour: float = Field(0.0, ge=0, lt=1)
 
     def read(self, path: Path, rate: int | None) -> tuple[Image.Image, int]:
         image = smalti.image.io.open_image(path)
@@ -92,8 +100,19 @@ class Images(Files):
 
     def cut(self, decoded: Image.Image, generator: torch.Generator, rate: int | None) -> Tensor:
         pixels = smalti.image.io.to_tensor(apply_rules(decoded, self.rules, generator))
-        mirrored = self.flip and bool(torch.randint(2, (), generator=generator))
-        return pixels.flip(-1) if mirrored else pixels
+        if self.flip and bool(torch.randint(2, (), generator=generator)):
+            pixels = pixels.flip(-1)
+        if self.turn:
+            pixels = pixels.rot90(int(torch.randint(4, (), generator=generator)), (-2, -1))
+        if self.colour:
+            gamma, *gains = (self.colour * (2 * torch.rand(4, generator=generator) - 1)).tolist()
+            pixels = (pixels ** math.exp(gamma) * (1 + torch.tensor(gains)[:, None, None])).clamp(0, 1)
+        return pixels
+
+    def watched(self, path: Path, rate: int | None) -> Tensor:
+        decoded, _ = self.read(path, rate)
+        side = min(decoded.size)
+        return smalti.image.io.to_tensor(CentreCrop(size=min(side, WATCHED_SIDE))(decoded))
 
 
 class Recordings(Files):
@@ -103,7 +122,7 @@ class Recordings(Files):
         seconds: length of a segment.
         shortest: seconds below which a file is left out.
         least_rate: Hz below which a file is left out.
-        peak_db: range of the segment's peak, dB below full scale; None keeps the level.
+        peak_db: range of the segment's peak, dB below full scale, or "keep" for the level that it has.
         speed: range of the factor of playing speed, which moves pitch too.
     """
 
@@ -113,13 +132,13 @@ class Recordings(Files):
     seconds: float = Field(1.0, gt=0)
     shortest: float = Field(0.1, ge=0)
     least_rate: int = Field(0, ge=0)
-    peak_db: Range | None = (-6.0, -1.0)
+    peak_db: Range | Literal["keep"] = (-6.0, -1.0)
     speed: Range = (1.0, 1.0)
 
     @model_validator(mode="after")
     def _ranges(self) -> Recordings:
         for name, pair in (("peak_db", self.peak_db), ("speed", self.speed)):
-            if pair is not None and pair[0] > pair[1]:
+            if not isinstance(pair, str) and pair[0] > pair[1]:
                 raise ValueError(f"{name} must be (low, high), got {pair}")
         if self.speed[0] <= 0:
             raise ValueError(f"speed must be positive, got {self.speed}")
@@ -132,7 +151,8 @@ class Recordings(Files):
 
     def cut(self, decoded: Tensor, generator: torch.Generator, rate: int | None) -> Tensor:
         samples = round(self.seconds * (rate or 1))
-        speed, level = _uniform(self.speed, generator), _uniform(self.peak_db or (0, 0), generator)
+        peak = (0.0, 0.0) if isinstance(self.peak_db, str) else self.peak_db
+        speed, level = _uniform(self.speed, generator), _uniform(peak, generator)
         needed = math.ceil(samples * speed) + 1
         tiled = decoded.repeat(1, -(-needed // decoded.shape[-1]))
         start = int(torch.randint(tiled.shape[-1] - needed + 1, (), generator=generator))
@@ -140,7 +160,7 @@ class Recordings(Files):
         if speed != 1:
             segment = F.interpolate(segment[None], size=samples + 1, mode="linear")[0]
         segment = segment[:, :samples]
-        if self.peak_db is None:
+        if self.peak_db == "keep":
             return segment
         return segment / segment.abs().max().clamp(min=1e-4) * 10 ** (level / 20)
 
@@ -148,7 +168,11 @@ class Recordings(Files):
         return self.read(path, rate)[0][:, : round(WATCHED * (rate or 1))]
 
     def shares(self, path: Path) -> int:
-        rate, seconds = smalti.audio.io.rate_and_seconds(path)
+        try:
+            rate, seconds = smalti.audio.io.rate_and_seconds(path)
+        except InputError as problem:
+            logging.getLogger("smalti").warning("%s is left out: %s", path, problem)
+            return 0
         return 0 if rate < self.least_rate or seconds < self.shortest else max(1, round(seconds / self.seconds))
 
 
@@ -177,12 +201,14 @@ def find_files(data: Files, folder: Path, beside: Path) -> tuple[list[Path], lis
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: --data takes the folder that holds the files to train on")
     patterns = [*data.held_out, *_listed(data.held_out_list, beside)]
+    unmatched = set(patterns)
     train: list[Path] = []
     watched: list[Path] = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.suffix.lower() not in data.suffixes or not _matches(name, data.include):
             continue
+        unmatched = {pattern for pattern in unmatched if not fnmatchcase(name, pattern)}
         if not _matches(name, patterns):
             train.append(path)
         elif _matches(name, data.validation or ("*",)):
@@ -191,6 +217,11 @@ def find_files(data: Files, folder: Path, beside: Path) -> tuple[list[Path], lis
         raise InputError(
             f"{folder} holds nothing to train on: {', '.join(data.include)} with suffix "
             f"{' '.join(sorted(data.suffixes))}, and not held out"
+        )
+    if unmatched:
+        raise InputError(
+            f"{folder} has nothing of what is to be held out: {', '.join(sorted(unmatched)[:4])}; "
+            "is --data another folder than the recipe is for?"
         )
     return train, watched
 
@@ -220,6 +251,9 @@ class Samples(Dataset[Tensor]):
         files: to train on.
         seed: of the order and of every cut.
         rate: Hz that audio is brought to; None for other modalities.
+
+    Attributes:
+        fingerprint: changes where the files do, and with them the meaning of a sample's number.
     """
 
     def __init__(self, data: Files, files: Sequence[Path], *, seed: int, rate: int | None = None) -> None:
@@ -227,6 +261,7 @@ class Samples(Dataset[Tensor]):
         self.entries = [file for file in files for _ in range(data.shares(file))]
         if not self.entries:
             raise InputError(f"all {len(files)} files are too short or of too low a rate for this recipe")
+        self.fingerprint = hashlib.sha256("\n".join(path.name for path in self.entries).encode()).hexdigest()
         self._orders: dict[int, np.ndarray[Any, Any]] = {}
         self._kept: dict[Path, Any] = {}
         self._left = data.cache
@@ -263,6 +298,24 @@ class Samples(Dataset[Tensor]):
         return decoded
 
 
+class Runs(Sampler[list[int]]):
+    """Numbers of the samples of each batch, made when they are asked for: a long run has hundreds of millions."""
+
+    def __init__(self, starts: range, share: int) -> None:
+        self.starts, self.share = starts, share
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(range(start, start + self.share)) for start in self.starts)
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, and it is the loop that ends a run in good order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def batches(
     samples: Samples, *, batch: int, first: int, count: int, rank: int = 0, ranks: int = 1, workers: int = 0
 ) -> Iterator[Tensor]:
@@ -281,13 +334,13 @@ def batches(
     """
     share = batch // ranks
     starts = range(first + rank * share, first + rank * share + batch * count, batch)
-    # A worker that hangs on the parent's locks is worse than the second that a fresh process costs.
-    context = "spawn" if workers else None
     loader = DataLoader(
         samples,
-        batch_sampler=[list(range(start, start + share)) for start in starts],
+        batch_sampler=Runs(starts, share),
         num_workers=workers,
-        multiprocessing_context=context,
+        # A worker that hangs on the parent's locks is worse than the second that a fresh process costs.
+        multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),  # the loader would draw from the global one, and move what training draws
     )
     return iter(loader)

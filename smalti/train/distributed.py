@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from smalti.errors import ConfigError
+
 
 def full(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor, on the CPU; all ranks must ask for it."""
@@ -41,7 +43,16 @@ def full_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Fills an optimizer from `full_optimizer_state`, its shards where its parameters have them."""
+    """Fills an optimizer from `full_optimizer_state`, its shards where its parameters have them.
+
+    Rates, decays and the like stay as they are now, because a resumed recipe may have changed them.
+
+    Raises:
+        ConfigError: if its parameters are grouped in another way.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in own] != [group["params"] for group in state["param_groups"]]:
+        raise ConfigError("--resume: the optimizer's parameters are grouped otherwise (rates, decay_vectors, freeze)")
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     placed = {
         index: {
@@ -50,7 +61,7 @@ def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[s
         }
         for index, entry in state["state"].items()
     }
-    optimizer.load_state_dict({"state": placed, "param_groups": state["param_groups"]})
+    optimizer.load_state_dict({"state": placed, "param_groups": own})
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

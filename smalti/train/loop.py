@@ -15,6 +15,7 @@ Everything random is a function of the recipe's seed and the step (`data`, `sche
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import threading
@@ -28,12 +29,14 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from smalti.errors import ConfigError, TrainingError
+from smalti.errors import ConfigError, InputError, TrainingError
 from smalti.folder import fill
+from smalti.quantize.distributed import sum_over_ranks
 from smalti.tokenizer import NeuralTokenizer
 from smalti.train.card import model_card
 from smalti.train.data import Samples, batches, find_files
 from smalti.train.distributed import full_state, load_full_state
+from smalti.train.fabric import make_fabric
 from smalti.train.objective import MODEL, Losses
 from smalti.train.progress import Clock, Window
 from smalti.train.recipe import Recipe
@@ -74,10 +77,11 @@ def train(
         ConfigError, InputError: before training, if recipe, data or folder do not fit.
         TrainingError: if a loss is no number any more; the last good checkpoint is kept.
     """
-    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    fabric = fabric or make_fabric("cpu", precision=recipe.precision)
     folder = RunFolder(out, recipe.watch.keep)
+    checkpoint = folder.newest() if resume else None
     if resume:
-        check_same_run(folder.recipe(), recipe)
+        check_same_run(folder.recipe(), recipe, 0 if checkpoint is None else int(checkpoint["stage"]))
     torch.manual_seed(recipe.seed)
     tokenizer = recipe.model.build()
     if tokenizer.modality != recipe.data.modality:
@@ -87,29 +91,73 @@ def train(
     files, watched = find_files(recipe.data, data, beside)
     rate = getattr(tokenizer, "sample_rate", None)
     samples = Samples(recipe.data, files, seed=recipe.seed, rate=rate)
-    validation = Validation([recipe.data.watched(path, rate) for path in watched[: recipe.watch.shown]])
-    for index in range(len(recipe.stages)):
-        check_stage(recipe, index, tokenizer, fabric)
+    if checkpoint is not None:
+        check_progress(checkpoint, recipe, samples)
+    validation = Validation([recipe.data.watched(path, rate) for path in spread(watched, recipe.watch.shown)])
+    validation.check(tokenizer)
+    if recipe.watch.best and not watched:
+        raise ConfigError("watch.best needs files that are held out: data.held_out or data.held_out_list names them")
+    with torch.random.fork_rng(devices=[]):
+        pair = [samples[0], samples[1]]
+        if pair[0].shape != pair[1].shape:
+            shapes = " and ".join(str(tuple(each.shape)) for each in pair)
+            raise ConfigError(f"data: samples must have one shape, got {shapes}; a last rule that crops gives them one")
+        for index in range(len(recipe.stages)):
+            check_stage(recipe, index, copy.deepcopy(tokenizer), torch.stack(pair), fabric)
     if fabric.is_global_zero:
         resolved = recipe.model_dump(mode="json")
         folder.write_recipe(resolved) if resume else folder.begin(resolved)
     fabric.barrier()
     run = Run(recipe, tokenizer.to(fabric.device), samples, validation, folder, fabric, workers, report)
-    return run.everything(folder.newest() if resume else None)
+    return run.everything(checkpoint)
 
 
-def check_same_run(begun: Mapping[str, Any], recipe: Recipe) -> None:
-    """Refuses to go on with another model, seed or data: the run would be neither the old nor a new one.
+def spread(paths: Sequence[Path], count: int) -> list[Path]:
+    """So many of them, evenly spread."""
+    if len(paths) <= count:
+        return list(paths)
+    return [paths[index * len(paths) // count] for index in range(count)]
+
+
+def check_same_run(begun: Mapping[str, Any], recipe: Recipe, stage: int) -> None:
+    """Refuses to go on with what would be neither the old run nor a new one.
+
+    What may change: `watch`, later stages, and of the present stage its steps, schedules, rates and weights.
+
+    Args:
+        begun: the recipe so far.
+        recipe: to go on with.
+        stage: the one under way.
 
     Raises:
-        ConfigError: naming the field. Stages and `watch` may change: to train longer, say.
+        ConfigError: naming the field.
     """
     wanted = recipe.model_dump(mode="json")
-    for name in ("name", "seed", "precision", "model", "data"):
-        if begun.get(name) != wanted[name]:
-            raise ConfigError(
-                f"--resume: {name} was {begun.get(name)!r} and is now {wanted[name]!r}; give another --out"
-            )
+    pairs = [(name, begun.get(name), wanted[name]) for name in ("name", "seed", "precision", "model", "data")]
+    for index in range(min(stage + 1, len(begun["stages"]), len(wanted["stages"]))):
+        old, new = begun["stages"][index], wanted["stages"][index]
+        if index < stage:
+            pairs.append((f"stages.{index}, which is done,", old, new))
+            continue
+        pairs += [(f"stages.{index}.{name}", old[name], new[name]) for name in ("batch", "freeze", "keep_codes")]
+        pairs.append((f"stages.{index}.optimizers", sorted(old["optimizers"]), sorted(new["optimizers"])))
+        pairs.append((f"stages.{index}.average above 0", old["average"] > 0, new["average"] > 0))
+    for name, old, new in pairs:
+        if old != new:
+            raise ConfigError(f"--resume: {name} was {old!r} and is now {new!r}; give another --out to begin anew")
+
+
+def check_progress(checkpoint: Mapping[str, Any], recipe: Recipe, samples: Samples) -> None:
+    """Refuses a recipe that ends before the checkpoint, and other files than the run began with.
+
+    Raises:
+        ConfigError, InputError: saying which.
+    """
+    stage, step = int(checkpoint["stage"]), int(checkpoint["step"])
+    if stage >= len(recipe.stages) or step > recipe.stages[stage].steps:
+        raise ConfigError(f"--resume: the run is at step {step} of stage {stage}, and this recipe ends before that")
+    if checkpoint["files"] != samples.fingerprint:
+        raise InputError("--resume: the files to train on are not those that the run began with")
 
 
 class Run:
@@ -151,10 +199,10 @@ class Run:
 
     def _stage(self, index: int, checkpoint: Mapping[str, Any] | None) -> None:
         work = Work(self.recipe, index, self.tokenizer, self.fabric)
-        codes_hash = self._whole().codes_hash if work.stage.keep_codes else None
         if checkpoint is not None:
             work.load(checkpoint)
             self.window = Window.of(checkpoint["window"], self.fabric.device)
+        codes_hash = self._whole().codes_hash if work.stage.keep_codes else None
         if self.fabric.is_global_zero:
             self.folder.rewind(work.done)
         before = sum(stage.steps * stage.batch for stage in self.recipe.stages[:index])
@@ -242,25 +290,26 @@ class Run:
                 line = {"step": work.done, "stage": work.index, **values}
                 self.folder.log(line)
                 self.report(line)
-            self._keep_best(next(iter(values.values()), None))
+            self._keep_best(work, next(iter(values.values()), math.nan))
         if self.fabric.is_global_zero:
             self.folder.draw_page()
 
-    def _keep_best(self, value: float | None) -> None:
-        if not self.recipe.watch.best or value is None:
+    def _keep_best(self, work: Work, value: float) -> None:
+        """Keeps these weights if they are the best of the stage; the first rank decides for all."""
+        if not self.recipe.watch.best or not math.isfinite(value):
             return
-        best = self.folder.best()
-        self.fabric.barrier()  # all ranks have read it before the first one writes it
-        if best is None or value > best["value"]:
+        best = self.folder.best() if self.fabric.is_global_zero else None
+        better = best is None or best["stage"] != work.index or value > best["value"]
+        if self.fabric.broadcast(better):
             state = full_state(self.tokenizer)
             if self.fabric.is_global_zero:
-                self.folder.save_best(state, value)
-        self.fabric.barrier()
+                self.folder.save_best({"weights": state, "value": value, "stage": work.index, "step": work.done})
 
     def _checkpoint(self, work: Work) -> None:
-        if broken := self.window.broken():
-            raise TrainingError(self._diagnosis(work, broken))
-        state = {**work.state(), "window": self.window.state()}
+        broken = self.window.broken()
+        if float(sum_over_ranks(torch.tensor(float(len(broken)), device=self.fabric.device))):
+            raise TrainingError(self._diagnosis(work, broken or ["a term of another rank"]))
+        state = {**work.state(), "window": self.window.state(), "files": self.samples.fingerprint}
         if self.fabric.is_global_zero:
             self.folder.save(work.done, state)
         self.fabric.barrier()
@@ -274,8 +323,11 @@ class Run:
 
         def stop(number: int, frame: object) -> None:
             self.interrupted = True
+            signal.signal(number, previous[signal.Signals(number)])  # a second one does not wait for the step
 
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in previous:
+            signal.signal(number, stop)
         try:
             yield
         finally:
@@ -286,21 +338,21 @@ class Run:
         """The tokenizer itself; where its weights are shards, a copy with all of them (all ranks must ask for it)."""
         if not any(isinstance(each, DTensor) for each in self.tokenizer.parameters()):
             return self.tokenizer
-        whole = type(self.tokenizer)(self.tokenizer.config).to(self.fabric.device)
+        with torch.random.fork_rng():  # random weights that are overwritten must not move what training draws
+            whole = type(self.tokenizer)(self.tokenizer.config).to(self.fabric.device)
         fill(whole, full_state(self.tokenizer), "what was trained")
         return whole
 
     def _finish(self) -> Path:
         best = self.folder.best() if self.recipe.watch.best else None
-        if best is not None:
+        if best is not None and best["stage"] == len(self.recipe.stages) - 1:
             load_full_state(self.tokenizer, best["weights"])
         if self.fabric.is_global_zero:
             self.tokenizer.save(
                 self.folder.tokenizer, licence=self.recipe.licence, dtype=getattr(torch, self.recipe.weights)
             )
-            value = None if best is None else float(best["value"])
             files = len(set(self.samples.entries))
-            self.folder.write_card(model_card(self.recipe, self.tokenizer, files, self.folder.journal(), value))
+            self.folder.write_card(model_card(self.recipe, self.tokenizer, files, self.folder.journal(), best))
             self.folder.draw_page()
             self.folder.close()
         self.fabric.barrier()

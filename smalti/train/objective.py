@@ -2,8 +2,8 @@
 
     batch ──► model ──► Reconstruction ──► objective ──► {"model": loss, "discriminator": loss}
                                               │
-                    discriminators, perceptual networks, weights: never part of model.safetensors,
-                    all of them part of the training checkpoint
+                    discriminators, perceptual networks, weights: never part of model.safetensors;
+                    what is trained of them is part of the training checkpoint
 
 The loop (`smalti.train.loop`) calls `losses`, backpropagates each loss, and steps the optimizer of that name.
 """

@@ -31,6 +31,9 @@ from smalti.train.schedule import Decay, Schedule
 ObjectiveConfig = Annotated[ImageObjective.Config | AudioObjective.Config, Field(discriminator="type")]
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Model(Config):
     """What is trained.
 
@@ -87,7 +90,7 @@ class Optimizer(Config):
         rate: learning rate after the warm-up.
         betas, eps, weight_decay: of Adam.
         decay_vectors: decay biases, norms and other tensors of one dimension too, as torch does.
-        warmup: steps.
+        warmup: steps, from the stage's first on, also where the network joins later.
         decay: what follows the warm-up.
         final: share of `rate` at the end of the stage.
         clip: largest norm of the gradient; None lets it be.
@@ -96,7 +99,7 @@ class Optimizer(Config):
 
     type: Literal["adam", "adamw"] = "adamw"
     rate: float = Field(1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     decay_vectors: bool = True
@@ -108,6 +111,10 @@ class Optimizer(Config):
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of a network's parameters; each group keeps its share of the rate in `factor`."""
+        names = [name for name, _ in network.named_parameters()]
+        for pattern in self.rates:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ConfigError(f"rates: no parameter matches {pattern!r}; there are {', '.join(names[:4])} ...")
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
@@ -134,7 +141,7 @@ class Stage(Config):
         optimizers: "model", and one for each network that the objective trains.
         freeze: patterns of the model's sub-modules ("encoder", "decoder.up.*") that stay as they are.
         keep_codes: freeze everything that decides codes; the decoder alone learns.
-        average: decay of the moving average of the weights, which is what is saved; None for none.
+        average: decay of the moving average of the weights, which is what is saved; 0 for none.
         schedules: numbers of model and objective that move.
     """
 
@@ -145,7 +152,7 @@ class Stage(Config):
     optimizers: dict[str, Optimizer] = Field(default_factory=lambda: {MODEL: Optimizer()})
     freeze: tuple[str, ...] = ()
     keep_codes: bool = False
-    average: float | None = Field(0.999, gt=0, lt=1)
+    average: float = Field(0.999, ge=0, lt=1)
     schedules: tuple[Schedule, ...] = ()
 
     @model_validator(mode="after")
@@ -163,8 +170,9 @@ class Watch(Config):
         samples: between grids of held-out samples and their measurement.
         checkpoint: between training checkpoints.
         keep: checkpoints that stay; the newest are kept.
-        shown: held-out samples in the grid.
-        best: keep the averaged weights that did best on the held-out samples (early stopping), not the last ones.
+        shown: held-out samples that are shown and measured, spread evenly over all of them.
+        best: keep the averaged weights of the last stage that did best on the held-out samples (early stopping), not
+            its last ones: by PSNR for images, by STOI for sound.
     """
 
     log: int = Field(20, ge=1)

@@ -103,8 +103,9 @@ class RunFolder:
         found = self.checkpoints()
         return _load(found[-1]) if found else None
 
-    def save_best(self, state: Mapping[str, Tensor], value: float) -> None:
-        _save(self.path / "best.pt", {"format": FORMAT, "weights": dict(state), "value": value})
+    def save_best(self, found: Mapping[str, Any]) -> None:
+        """`weights`, the `value` that they reached, and at which `stage` and `step`."""
+        _save(self.path / "best.pt", {"format": FORMAT, **found})
 
     def best(self) -> dict[str, Any] | None:
         path = self.path / "best.pt"
@@ -145,8 +146,9 @@ class RunFolder:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def write_card(self, card: str) -> None:
-        """README.md of the trained tokenizer."""
+        """README.md of the trained tokenizer, and beside it the recipe with all that was set."""
         _write(self.tokenizer / "README.md", card.encode())
+        _write(self.tokenizer / "recipe.json", (self.path / "recipe.json").read_bytes())
 
     def draw_page(self) -> None:
         """page.html, anew."""

@@ -68,7 +68,7 @@ class Schedule(Config):
 
 
 def apply_schedules(schedules: Sequence[Schedule], roots: Mapping[str, nn.Module], step: int) -> dict[str, float]:
-    """Sets every target for this step.
+    """Sets every target for this step; a stage's own step, so that resuming needs no state.
 
     Args:
         schedules: of the stage.
@@ -83,13 +83,36 @@ def apply_schedules(schedules: Sequence[Schedule], roots: Mapping[str, nn.Module
     """
     values = {}
     for schedule in schedules:
-        root, *path, name = schedule.target.split(".")
-        owner: object = roots[root]
-        for part in path:
-            owner = getattr(owner, part, None)
-        if isinstance(getattr(owner, name, None), bool) or not isinstance(getattr(owner, name, None), int | float):
-            raise ConfigError(f"schedule {schedule.target!r}: there is no number of that name")
-        value = schedule.value(step)
-        setattr(owner, name, round(value) if isinstance(getattr(owner, name), int) else value)
-        values[schedule.target] = value
+        owner, name, present = _found(schedule.target, roots)
+        values[schedule.target] = value = schedule.value(step)
+        _set(owner, name, round(value) if isinstance(present, int) else value, schedule.target)
     return values
+
+
+def check_schedules(schedules: Sequence[Schedule], roots: Mapping[str, nn.Module]) -> None:
+    """Refuses targets that don't exist, are no numbers, or can't be set; nothing changes.
+
+    Raises:
+        ConfigError: naming the target.
+    """
+    for schedule in schedules:
+        owner, name, present = _found(schedule.target, roots)
+        _set(owner, name, present, schedule.target)
+
+
+def _found(target: str, roots: Mapping[str, nn.Module]) -> tuple[object, str, float]:
+    root, *path, name = target.split(".")
+    owner: object = roots[root]
+    for part in path:
+        owner = getattr(owner, part, None)
+    present = getattr(owner, name, None)
+    if isinstance(present, bool) or not isinstance(present, int | float):
+        raise ConfigError(f"schedule {target!r}: there is no number of that name")
+    return owner, name, present
+
+
+def _set(owner: object, name: str, value: float, target: str) -> None:
+    try:
+        setattr(owner, name, value)
+    except AttributeError:
+        raise ConfigError(f"schedule {target!r}: {type(owner).__name__} is frozen") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -12,8 +13,10 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from smalti.errors import ConfigError
+from smalti.errors import ConfigError, InputError
+from smalti.quantize import Table
 from smalti.tokenizer import NeuralTokenizer, Reconstruction
 from smalti.train.average import Average
 from smalti.train.distributed import (
@@ -26,9 +29,9 @@ from smalti.train.distributed import (
     random_state,
     set_random_state,
 )
-from smalti.train.objective import MODEL
+from smalti.train.objective import MODEL, Objective
 from smalti.train.recipe import Recipe, Stage
-from smalti.train.schedule import apply_schedules, learning_rate_factor
+from smalti.train.schedule import apply_schedules, check_schedules, learning_rate_factor
 
 
 class Work:
@@ -46,12 +49,14 @@ class Work:
         self.step = 0
         self.frozen: list[nn.Parameter] = []
         torch.manual_seed(recipe.seed + index)  # the same discriminators, whatever was drawn before
+        for earlier in recipe.stages[:index]:
+            leave_schedules(earlier, tokenizer)
         self.objective = self.stage.objective.build(tokenizer).to(fabric.device)
         self.networks: dict[str, nn.Module] = {MODEL: tokenizer, **self.objective.trained()}
         self._freeze()
         self.wrapped = fabric.setup_module(Boxed(tokenizer))
         self.optimizers = {name: self.stage.optimizers[name].build(net) for name, net in self.networks.items()}
-        self.average = None if self.stage.average is None else Average(tokenizer, self.stage.average)
+        self.average = Average(tokenizer, self.stage.average) if self.stage.average else None
 
     def _freeze(self) -> None:
         self.tokenizer.train()
@@ -94,8 +99,9 @@ class Work:
             parameters = [each for group in optimizer.param_groups for each in group["params"]]
             if name != MODEL:  # Fabric's wrapper has averaged the tokenizer's
                 average_gradients(parameters)
-            norm = full(nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip))
-            norms["gradient" if name == MODEL else f"{name}_gradient"] = norm
+            norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
+            whole = norm.full_tensor() if isinstance(norm, DTensor) else norm  # it stays on the device
+            norms["gradient" if name == MODEL else f"{name}_gradient"] = whole
             optimizer.step()
             optimizer.zero_grad()
         return norms
@@ -118,6 +124,9 @@ class Work:
         if self.average is not None:
             self.average.swap()
             self.average = None
+        for module in self.tokenizer.modules():
+            if isinstance(module, Table):
+                module.adopt_rows()  # or their next update would undo the average
         for parameter in self.frozen:  # those that never learn by gradient (EMA codebooks) stay that way
             parameter.requires_grad_(True)
 
@@ -175,11 +184,17 @@ class Box:
 # --- before anything starts -------------------------------------------------------------------------------------------
 
 
-def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, fabric: Fabric) -> None:
-    """Refuses a stage that does not fit, before the first one has begun.
+def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, batch: Tensor, fabric: Fabric) -> None:
+    """Refuses a stage that does not fit, before the first one has begun: it is built and makes half a step.
+
+    Args:
+        recipe, index: which stage.
+        tokenizer: a copy, because the rehearsal changes its codebooks and what is frozen.
+        batch: two samples.
+        fabric: devices and ranks.
 
     Raises:
-        ConfigError: naming the field.
+        ConfigError: naming what does not fit.
     """
     stage, ranks = recipe.stages[index], fabric.world_size
     if stage.batch % (stage.accumulate * ranks):
@@ -188,7 +203,8 @@ def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, fabric: 
             f"on {ranks} ranks"
         )
     objective = stage.objective.build(tokenizer)
-    names = sorted({MODEL, *objective.trained()})
+    networks: dict[str, nn.Module] = {MODEL: tokenizer, **objective.trained()}
+    names = sorted(networks)
     if names != sorted(stage.optimizers):
         raise ConfigError(f"stages.{index}.optimizers: this objective takes {names}, got {sorted(stage.optimizers)}")
     if objective.looks_at_parameters and isinstance(fabric.strategy, ModelParallelStrategy):
@@ -196,8 +212,28 @@ def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, fabric: 
             f"stages.{index}.objective: the adaptive weight looks at one parameter, which fsdp shards; "
             "take strategy ddp, or leave last_layer out for a fixed weight"
         )
-    frozen_modules(tokenizer, stage)
-    apply_schedules(stage.schedules, {"model": tokenizer, "objective": objective}, 0)
+    for module in frozen_modules(tokenizer, stage):
+        module.requires_grad_(False)
+    for name, network in networks.items():
+        stage.optimizers[name].build(network)
+    check_schedules(stage.schedules, {"model": tokenizer, "objective": objective})
+    try:
+        rehearse(objective, tokenizer, batch)
+    except InputError as problem:
+        raise ConfigError(f"stages.{index}: these samples do not fit: {problem}") from None
+
+
+def rehearse(objective: Objective, tokenizer: NeuralTokenizer, batch: Tensor) -> None:
+    """One step's losses, with all that joins later: crops too small for a discriminator show here."""
+    tokenizer.train()
+    inputs, _ = tokenizer.prepare(batch)
+    objective.losses(tokenizer, {"x": inputs}, step=sys.maxsize)
+
+
+def leave_schedules(stage: Stage, tokenizer: NeuralTokenizer) -> None:
+    """Sets the tokenizer's numbers as an earlier stage's schedules left them."""
+    own = [each for each in stage.schedules if each.target.startswith("model.")]
+    apply_schedules(own, {"model": tokenizer}, stage.steps - 1)
 
 
 def frozen_modules(tokenizer: NeuralTokenizer, stage: Stage) -> list[nn.Module]:

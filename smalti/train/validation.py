@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from smalti.audio.metrics import STOI, MelDistance
+from smalti.errors import InputError
 from smalti.image.metrics import PSNR, SSIM
 from smalti.metric import SampleMean
 from smalti.tokenizer import NeuralTokenizer
@@ -22,6 +23,19 @@ class Validation:
 
     def __init__(self, samples: Sequence[Tensor]) -> None:
         self.samples = samples
+
+    def check(self, tokenizer: NeuralTokenizer) -> None:
+        """Measures the samples against themselves: one that can't be judged is found before training, not in it.
+
+        Raises:
+            InputError: naming the sample's number.
+        """
+        for index, sample in enumerate(self.samples):
+            for metric in _metrics(tokenizer).values():
+                try:
+                    metric.update(sample[None], sample[None])
+                except InputError as problem:
+                    raise InputError(f"held-out sample {index} can't be measured: {problem}; hold out others") from None
 
     def measure(self, tokenizer: NeuralTokenizer) -> tuple[dict[str, float], list[Tensor]]:
         """Metrics by name, and the reconstructions. The first metric is what `best` goes by; more is better."""

@@ -117,3 +117,23 @@ def test_playing_speed_moves_pitch(tmp_path: Path) -> None:
         data = Recordings(seconds=1.0, speed=(speed, speed))
         segment = Samples(data, [tmp_path / "tone.wav"], seed=0, rate=16_000)[0]
         assert int(torch.fft.rfft(segment[0]).abs().argmax()) == pytest.approx(400 * speed, abs=1)
+
+
+def test_turned_samples_are_quarter_turns_of_a_crop_and_other_colours_keep_the_range(photos: Path) -> None:
+    turned = samples(photos, data=CROP.replace(flip=False, turn=True))
+    kept = 0
+    for index in range(12):
+        whole, crop = read_image(turned._file(index)), turned[index]
+        windows = whole.unfold(1, 16, 1).unfold(2, 16, 1).movedim(0, 2)
+        found = [bool((windows == crop.rot90(-k, (1, 2))).all(dim=(2, 3, 4)).any()) for k in range(4)]
+        assert any(found)
+        kept += found[0]
+    assert kept < 12
+    plain, coloured = samples(photos), samples(photos, data=CROP.replace(colour=0.3))
+    assert all(float(coloured[index].min()) >= 0 and float(coloured[index].max()) <= 1 for index in range(8))
+    assert any(not torch.allclose(plain[index], coloured[index], atol=0.05) for index in range(8))
+
+
+def test_what_is_watched_is_the_photo_as_it_is(photos: Path) -> None:
+    data = CROP.replace(turn=True, colour=0.5)
+    assert torch.equal(data.watched(photos / "03.png", None), read_image(photos / "03.png"))

@@ -133,7 +133,7 @@ def test_official_checkpoint_is_continued_whole_or_with_its_codes_kept(photos: P
     before = smalti.load("llamagen", checkpoint=tmp_path / "vq_ds2.safetensors")
     for keep in (False, True):
         model = {"start": "llamagen", "checkpoint": str(tmp_path / "vq_ds2.safetensors")}
-        plan = recipe(model=model, stage={"steps": 4, "keep_codes": keep, "average": None})
+        plan = recipe(model=model, stage={"steps": 4, "keep_codes": keep, "average": 0.0})
         run(plan, photos, tmp_path / f"run{keep}")
         after = smalti.load(tmp_path / f"run{keep}" / "tokenizer")
         assert (after.codes_hash == before.codes_hash) is keep
@@ -151,12 +151,60 @@ def test_stages_follow_one_another_and_resume_in_the_second(photos: Path, tmp_pa
     assert numbers(run(plan, photos, tmp_path / "killed", resume=True)) == numbers(whole)
 
 
+def test_codes_kept_in_a_later_stage_survive_an_interruption(photos: Path, tmp_path: Path) -> None:
+    stages = (recipe().stages[0].replace(steps=8), recipe().stages[0].replace(steps=12, keep_codes=True))
+    plan = recipe().replace(stages=stages)
+    whole = run(plan, photos, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        run(plan, photos, tmp_path / "killed", report=killed_at(19))
+    assert numbers(run(plan, photos, tmp_path / "killed", resume=True)) == numbers(whole)
+
+
+def test_what_an_earlier_stage_scheduled_stays_and_later_ones_do_not_reach_back(photos: Path, tmp_path: Path) -> None:
+    eps = "model.encoder.layers.2.norm.eps"
+    first = recipe(stage={"steps": 6, "schedules": [{"target": eps, "points": [(0, 0.1), (5, 0.5)]}]}).stages[0]
+    second = recipe(stage={"steps": 12}).stages[0]
+    third = recipe(stage={"steps": 2, "schedules": [{"target": eps, "points": [(0, 9.0)]}]}).stages[0]
+    plan = recipe().replace(stages=(first, second, third))
+    whole = run(plan, photos, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        run(plan, photos, tmp_path / "killed", report=killed_at(17))
+    assert numbers(run(plan, photos, tmp_path / "killed", resume=True)) == numbers(whole)
+
+
+def test_a_resumed_run_takes_new_rates_but_no_other_networks(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        run(recipe(), photos, tmp_path / "run", report=killed_at(12))
+    slower = {"model": {"rate": 2e-3, "warmup": 5, "decay": "cosine", "clip": 1.0, "weight_decay": 0.5}}
+    changed = run(recipe(stage={"optimizers": slower}), photos, tmp_path / "run", resume=True)
+    plain = run(recipe(), photos, tmp_path / "plain")
+    assert changed[:10] == plain[:10] or numbers(changed[:10]) == numbers(plain[:10])
+    assert numbers(changed)[-1] != numbers(plain)[-1]
+    for stage, message in (
+        ({"average": 0.0}, "average above 0"),
+        ({"batch": 8}, "batch was 4 and is now 8"),
+        ({"steps": 20}, "this recipe ends before that"),
+        ({"objective": GAN, "optimizers": {"model": {}, "discriminator": {}}}, "optimizers was"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(recipe(stage=stage), data=photos, out=tmp_path / "run", resume=True)
+    pictures(photos.parent / "others", count=5)
+    with pytest.raises(InputError, match=r"nothing of what is to be held out|not those that the run began with"):
+        train(recipe(), data=photos.parent / "others", out=tmp_path / "run", resume=True)
+
+
+def test_bf16_trains_in_float32_weights(photos: Path, tmp_path: Path) -> None:
+    lines = run(recipe(precision="bf16"), photos, tmp_path / "run")
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert smalti.load(tmp_path / "run" / "tokenizer").dtype == torch.float32
+
+
 def test_best_weights_are_kept_where_the_recipe_asks(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = {"log": 1, "samples": 5, "checkpoint": 5, "shown": 2, "best": True}
     # A rate that ruins the network after the warm-up, so that the last weights are not the best.
-    ruin = {"steps": 20, "average": None, "schedules": [], "optimizers": {"model": {"rate": 3.0, "warmup": 20}}}
+    ruin = {"steps": 20, "average": 0.0, "schedules": [], "optimizers": {"model": {"rate": 3.0, "warmup": 20}}}
     run(recipe(watch=watch, stage=ruin), photos, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
     measured = [line["validation_psnr"] for line in lines if "validation_psnr" in line]
@@ -181,6 +229,26 @@ def test_schedules_move_what_they_name(photos: Path, tmp_path: Path) -> None:
         ({"optimizers": {"model": {}, "discriminator": {}}}, r"takes \['model'\], got \['discriminator', 'model'\]"),
         ({"schedules": [{"target": "model.nothing", "points": [(0, 1)]}]}, "model.nothing"),
         ({"objective": {"type": "audio"}}, "not PhotoTokenizer"),
+        (
+            {
+                "objective": {"type": "image", "adversary": {"network": {"layers": 5}}},
+                "optimizers": {"model": {}, "discriminator": {}},
+            },
+            "a PatchGAN of 5 layers needs",
+        ),
+        (
+            {
+                "objective": {
+                    "type": "image",
+                    "adversary": {"network": {"layers": 1}, "last_layer": "decoder.layers.0.weight"},
+                },
+                "freeze": ["decoder"],
+                "optimizers": {"model": {}, "discriminator": {}},
+            },
+            "is frozen in this stage",
+        ),
+        ({"freeze": ["encoder", "quantizer", "decoder"]}, "nothing to train"),
+        ({"optimizers": {"model": {"rates": {"encodr.*": 0.1}}}}, "no parameter matches"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
@@ -189,6 +257,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=message):
         train(recipe(stage=stage), data=photos, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_best_needs_what_it_is_judged_by(photos: Path, tmp_path: Path) -> None:
+    data = {"type": "images", "rules": [{"type": "random-crop", "size": 16}]}
+    with pytest.raises(ConfigError, match="needs files that are held out"):
+        train(recipe(data=data, watch={"best": True}), data=photos, out=tmp_path / "run")
+    loose = {**data, "rules": [{"type": "random-shrink", "at_least": 8, "probability": 1.0}]}
+    with pytest.raises(ConfigError, match="samples must have one shape"):
+        train(recipe(data=loose), data=photos, out=tmp_path / "run")
 
 
 def test_a_run_is_neither_overwritten_nor_continued_as_another(photos: Path, tmp_path: Path) -> None:
