@@ -1,17 +1,17 @@
-"""Smalti's own speech codec: a mel front end, finite scalar codes, and a Vocos decoder; quick enough for a laptop.
+"""Smalti's own speech codec: a mel front end, residual codes, and a Vocos decoder; quick enough for a laptop.
 
-Source: our own. Codes as in "Finite Scalar Quantization: VQ-VAE Made Simple"; decoder as in "Vocos: Closing the gap
-between time-domain and Fourier-based neural vocoders for high-quality audio synthesis".
+Source: our own. Codes as in "SoundStream: An End-to-End Neural Audio Codec" (residual vector quantization by moving
+averages); decoder as in "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders for high-quality
+audio synthesis".
 
-    16 kHz (B,1,T) ─log mel─► (B,L,mels) ─ConvNeXt─► z (B,L,D) ─round─► codes (B,L,groups)        L = ceil(T / hop)
-    16 kHz (B,1,L·hop) ◄─ISTFT head─ ConvNeXt ◄───── z_q        ◄──────┘
+    16 kHz (B,1,T) ─log mel─► (B,L,mels) ─ConvNeXt─► z (B,L,D) ─residual─► codes (B,L,slots)      L = ceil(T / hop)
+    16 kHz (B,1,L·hop) ◄─ISTFT head─ ConvNeXt ◄───── z_q        ◄──sum────┘
 
 50 positions a second of two 10-bit slots make 1 kbit/s.
 """
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, ClassVar, Self
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from smalti.audio.base import AudioTokenizer, Window
 from smalti.audio.mel import MelSpectrogram
 from smalti.audio.vocos import ISTFTHead, VocosBackbone
-from smalti.quantize import BoundFSQ, Quantize, Scalars
+from smalti.quantize import named
 from smalti.tokenizer import Tokenizer
 
 FLOOR = 1e-4  # of mel magnitudes: what is quieter sounds silent
@@ -54,10 +54,10 @@ class MelEncoder(nn.Module):
 
 
 class SpeechCodec(AudioTokenizer):
-    """Speech to a few bits a frame, and back.
+    """Speech to a few codes a frame, and back.
 
     Shape:
-        x: (B,C,T) at any rate -> codes (B, ceil(T' / hop), groups), T' the samples at the model's rate
+        x: (B,C,T) at any rate -> codes (B, ceil(T' / hop), slots), T' the samples at the model's rate
     """
 
     name: ClassVar[str] = "smalti-speech"
@@ -74,8 +74,10 @@ class SpeechCodec(AudioTokenizer):
             mels: bands of the mel front end.
             encoder, decoder: sizes of the two ConvNeXt stacks.
             head_n_fft: window of the ISTFT head.
-            levels: values of each latent dimension of a group.
-            groups: slots per position.
+            latent_dim: of the vectors that are quantized.
+            codes: size of each codebook.
+            slots: residual levels.
+            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`smalti.quantize.named.ema`).
             window: how recordings too long for one pass are cut.
         """
 
@@ -87,20 +89,22 @@ class SpeechCodec(AudioTokenizer):
             input_channels=80, dim=192, intermediate_dim=576, layers=5, bandwidths=0, pos_net=False
         )
         decoder: VocosBackbone.Config = VocosBackbone.Config(
-            input_channels=10, dim=256, intermediate_dim=768, layers=6, bandwidths=0, pos_net=False
+            input_channels=16, dim=256, intermediate_dim=768, layers=6, bandwidths=0, pos_net=False
         )
         head_n_fft: int = Field(1024, ge=2, multiple_of=2)
-        levels: tuple[int, ...] = Field((4, 4, 4, 4, 4), min_length=1)
-        groups: int = Field(2, ge=1)
+        latent_dim: int = Field(16, ge=1)
+        codes: int = Field(1024, ge=2, le=2**16)
+        slots: int = Field(2, ge=1)
+        decay: float = Field(0.98, gt=0, lt=1)
+        expire: float = Field(0.03, ge=0)
+        kmeans_iterations: int = Field(10, ge=0)
+        commitment_weight: float = Field(0.25, ge=0)
         window: Window | None = Window()
 
         @model_validator(mode="after")
         def _check(self) -> Self:
-            dim = len(self.levels) * self.groups
-            if min(self.levels) < 2 or prod(self.levels) > 2**16:
-                raise ValueError("levels must be at least 2 each, their product at most 2^16")
-            if self.encoder.input_channels != self.mels or self.decoder.input_channels != dim:
-                raise ValueError(f"encoder.input_channels must be mels, decoder.input_channels levels x groups = {dim}")
+            if self.encoder.input_channels != self.mels or self.decoder.input_channels != self.latent_dim:
+                raise ValueError("encoder.input_channels must be mels, decoder.input_channels latent_dim")
             if self.n_fft < self.hop or self.head_n_fft <= self.hop:
                 raise ValueError("windows must be longer than the hop")
             return self
@@ -119,8 +123,9 @@ class SpeechCodec(AudioTokenizer):
                 encoder=VocosBackbone.Config(input_channels=8, **small),
                 decoder=VocosBackbone.Config(input_channels=4, **small),
                 head_n_fft=64,
-                levels=(4, 3),
-                groups=2,
+                latent_dim=4,
+                codes=16,
+                slots=2,
             )
 
     config: Config
@@ -129,9 +134,16 @@ class SpeechCodec(AudioTokenizer):
         super().__init__(config)
         self.sample_rate, self.hop, self.window = config.sample_rate, config.hop, config.window
         mel = MelSpectrogram(rate=config.sample_rate, n_fft=config.n_fft, hop=config.hop, mels=config.mels)
-        scalars = Scalars(config.levels, groups=config.groups, grid="fsq")
-        self.encoder = MelEncoder(mel, config.encoder, scalars.dim)
-        self.quantizer = Quantize(scalars, before=BoundFSQ(config.levels, config.groups))
+        self.encoder = MelEncoder(mel, config.encoder, config.latent_dim)
+        self.quantizer = named.residual(
+            config.latent_dim,
+            config.codes,
+            levels=config.slots,
+            decay=config.decay,
+            expire=config.expire,
+            kmeans_iterations=config.kmeans_iterations,
+            commitment_weight=config.commitment_weight,
+        )
         self.decoder = config.decoder.build()
         self.head = ISTFTHead.Config(dim=config.decoder.dim, n_fft=config.head_n_fft, hop=config.hop).build()
 
