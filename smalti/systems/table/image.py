@@ -21,22 +21,25 @@ def _simvq_image(size: str) -> Checkpoint:
 
 
 RECORDS: tuple[Record, ...] = (
-    Record(
-        name="smalti-photo-f8",
-        title="Smalti's photo tokenizer",
-        year=2026,
-        paper="none: trained by recipes/ of this project",
-        kind="tokenizer",
-        modality=("image",),
-        repository=None,
-        code_licence="Apache-2.0",
-        weights=NONE_PUBLISHED,
-        licence_note="part of this package, under its licence",
-        status="works",
-        entry="smalti.image.photo:PhotoTokenizer",
-        ships=True,
-        saved_as="smalti-photo",
-        summary="A small image tokenizer, downsampling 8, whose weights ship with the package.",
+    *(
+        Record(
+            name=f"smalti-photo-f{factor}",
+            title="Smalti's photo tokenizer",
+            year=2026,
+            paper="none: trained by recipes/ of this project",
+            kind="tokenizer",
+            modality=("image",),
+            repository=None,
+            code_licence="Apache-2.0",
+            weights=NONE_PUBLISHED,
+            licence_note="part of this package, under its licence",
+            status="works",
+            entry="smalti.image.photo:PhotoTokenizer",
+            ships=True,
+            saved_as="smalti-photo",
+            summary=f"A small image tokenizer, downsampling {factor}, whose weights ship with the package.",
+        )
+        for factor in (8, 16)
     ),
     Record(
         name="vqgan",
