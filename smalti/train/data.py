@@ -219,10 +219,10 @@ def find_files(data: Files, folder: Path, beside: Path) -> tuple[list[Path], lis
             f"{' '.join(sorted(data.suffixes))}, and not held out"
         )
     if unmatched:
-        raise InputError(
-            f"{folder} has nothing of what is to be held out: {', '.join(sorted(unmatched)[:4])}; "
-            "is --data another folder than the recipe is for?"
-        )
+        logging.getLogger("smalti").warning(
+            "%s has nothing of what is to be held out (%s): right for other data, wrong for a folder above or below",
+            folder, ", ".join(sorted(unmatched)[:4]),
+        )  # fmt: skip
     return train, watched
 
 

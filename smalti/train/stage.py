@@ -202,7 +202,8 @@ def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, batch: T
             f"stages.{index}.batch: {stage.batch} does not divide into {stage.accumulate} micro-batches "
             f"on {ranks} ranks"
         )
-    objective = stage.objective.build(tokenizer)
+    tokenizer.to(fabric.device)  # where ranks can talk to each other: NCCL knows no CPU
+    objective = stage.objective.build(tokenizer).to(fabric.device)
     networks: dict[str, nn.Module] = {MODEL: tokenizer, **objective.trained()}
     names = sorted(networks)
     if names != sorted(stage.optimizers):
@@ -218,16 +219,16 @@ def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, batch: T
         stage.optimizers[name].build(network)
     check_schedules(stage.schedules, {"model": tokenizer, "objective": objective})
     try:
-        rehearse(objective, tokenizer, batch)
+        rehearse(objective, tokenizer, batch, fabric.device)
     except InputError as problem:
         raise ConfigError(f"stages.{index}: these samples do not fit: {problem}") from None
 
 
-def rehearse(objective: Objective, tokenizer: NeuralTokenizer, batch: Tensor) -> None:
+def rehearse(objective: Objective, tokenizer: NeuralTokenizer, batch: Tensor, device: torch.device) -> None:
     """One step's losses, with all that joins later: crops too small for a discriminator show here."""
     tokenizer.train()
     inputs, _ = tokenizer.prepare(batch)
-    objective.losses(tokenizer, {"x": inputs}, step=sys.maxsize)
+    objective.losses(tokenizer, {"x": inputs.to(device)}, step=sys.maxsize)
 
 
 def leave_schedules(stage: Stage, tokenizer: NeuralTokenizer) -> None:

@@ -67,6 +67,12 @@ def test_held_out_files_are_never_trained_on(photos: Path, tmp_path: Path) -> No
     assert [path.name for path in watched] == ["10.png", "11.png"]
 
 
+def test_held_out_files_that_are_not_there_are_said(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train, watched = find_files(Images(held_out=("00.png", "other/*")), photos, Path())
+    assert (len(train), len(watched)) == (11, 1)
+    assert "nothing of what is to be held out (other/*)" in caplog.text
+
+
 def test_what_can_not_be_found_is_said(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a folder"):
         find_files(Images(), tmp_path / "nowhere", Path())

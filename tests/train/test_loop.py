@@ -189,7 +189,7 @@ def test_a_resumed_run_takes_new_rates_but_no_other_networks(photos: Path, tmp_p
         with pytest.raises(ConfigError, match=message):
             train(recipe(stage=stage), data=photos, out=tmp_path / "run", resume=True)
     pictures(photos.parent / "others", count=5)
-    with pytest.raises(InputError, match=r"nothing of what is to be held out|not those that the run began with"):
+    with pytest.raises(InputError, match="not those that the run began with"):
         train(recipe(), data=photos.parent / "others", out=tmp_path / "run", resume=True)
 
 
