@@ -18,6 +18,7 @@ OPTIONS = {
     "lookup-free": {"bits": 5, "groups": 2},
     "residual": {"dim": 8, "codes": 12, "levels": 3, "dropout": True},
     "product": {"dim": 8, "codes": 12, "parts": 2},
+    "pyramid": {"dim": 5, "pulses": 4},
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from smalti.errors import ConfigError
 from smalti.quantize.base import Quantizer
+from smalti.quantize.named.added import pyramid
 from smalti.quantize.named.combined import product, residual
 from smalti.quantize.named.scalars import fsq, lookup_free
 from smalti.quantize.named.vectors import ema, gumbel, simvq, vq
@@ -23,6 +24,7 @@ NAMES: dict[str, Callable[..., Quantizer]] = {
     "lookup-free": lookup_free,
     "residual": residual,
     "product": product,
+    "pyramid": pyramid,
 }
 
 
