@@ -21,7 +21,8 @@ from torch import Tensor
 
 from smalti.errors import InputError
 
-CPU_BUFFER = 2**20  # float32 scores of one chunk: 4 MiB, which stay in cache while they are searched
+CPU_BUFFER = 2**20  # float32 scores of one block: 4 MiB, which stay in cache while they are searched
+CPU_BLOCK = 2048  # codes of one block; a product lays them out anew, which enough rows must pay for
 GPU_BUFFER = 2**26
 RESCORED_AT_ONCE = 2**22  # float64 numbers in one step of measuring near-ties again
 FAR = 2.0**24  # times the table's extent: beyond it float64 distances round away what tells codes apart
@@ -102,13 +103,9 @@ def nearest(rows: Tensor, table: Tensor | Prepared) -> Tensor:
     ready = table if isinstance(table, Prepared) else prepare(table)
     rows = _as_rows(rows, ready.table)
     best = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    for span, scores, reach, far in _scores(rows, ready):
-        index, close = _decide(scores, reach)
-        best[span] = index
-        if len(close):
-            # Every code that rounding could have put behind the best one is a candidate.
-            contenders = scores[close] >= (scores[close].amax(1) - 2 * reach[close])[:, None]
-            best[span.start + close] = _measure_again(rows[span.start + close], ready.table, contenders, far[close])
+    width = min(len(ready.table), CPU_BLOCK) if rows.device.type == "cpu" else len(ready.table)
+    for chunk in _chunks(rows, ready, width):
+        best[chunk.span] = _nearest_of(chunk, ready, width)
     return best
 
 
@@ -132,8 +129,9 @@ def nearest_k(rows: Tensor, table: Tensor | Prepared, k: int) -> tuple[Tensor, T
         raise InputError(f"k must be in 1..{len(table)}, the number of codes, got {k}")
     indices = torch.empty(len(rows), k, dtype=torch.int64, device=rows.device)
     kept = min(2 * k + 8, len(table))
-    for span, scores, reach, far in _scores(rows, ready):
-        top = scores.topk(kept, dim=1)
+    for chunk in _chunks(rows, ready, len(table)):
+        span, reach, far = chunk.span, chunk.reach, chunk.far
+        top = (chunk.z @ ready.extended).topk(kept, dim=1)
         # Rows whose last kept score is within reach of the k-th could miss a contender: they look at all codes.
         short = (top.values[:, -1] >= top.values[:, k - 1] - 2 * reach) & (kept < len(table))
         found = top.indices.sort(dim=1).values  # ascending, so that a stable sort keeps the lowest index first
@@ -208,28 +206,81 @@ def _as_rows(rows: Tensor, table: Tensor) -> Tensor:
     return rows.detach().float().contiguous()
 
 
-def _scores(rows: Tensor, ready: Prepared) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Chunks of z.e - |e|²/2 on centred, scaled vectors (largest is nearest), how far rounding can move each row's, and
-    which rows are far away.
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows that are searched together.
+
+    Args:
+        span: which of all rows.
+        rows: (n, D), as they were given.
+        z: (n, D + 1), centred and scaled, and the factor of -|e|²/2 behind: z @ extended are the scores
+            z.e - |e|²/2, of which the largest is nearest.
+        reach: (n,), how far rounding can move a score.
+        far: (n,), bool, rows so far away that distances round away what tells codes apart.
     """
-    codes, dim = ready.table.shape
-    buffer = CPU_BUFFER if rows.device.type == "cpu" else GPU_BUFFER
-    size = max(32, buffer // codes)
+
+    span: slice
+    rows: Tensor
+    z: Tensor
+    reach: Tensor
+    far: Tensor
+
+
+def _chunks(rows: Tensor, ready: Prepared, width: int) -> Iterator[_Chunk]:
+    """The rows in chunks whose scores of `width` codes fit the buffer."""
+    size = max(32, (CPU_BUFFER if rows.device.type == "cpu" else GPU_BUFFER) // width)
     one = torch.ones(1, 1, device=rows.device)
-    scores = torch.empty(min(size, len(rows)), codes, device=rows.device)
     # A dot product of D float32 terms is off by at most about D roundings of |z||e|; |e|²/2 adds a few.
-    unit = _unit_roundoff(rows.device) * (dim + 4)
-    with torch.autocast(rows.device.type, enabled=False):
-        for start in range(0, len(rows), size):
-            span = slice(start, min(start + size, len(rows)))
-            chunk = torch.addcmul(ready.shift, rows[span], ready.scale)
-            lengths, factor, extent = chunk.square().sum(1).sqrt(), one.expand(len(chunk), 1), ready.longest
-            if not bool(torch.isfinite(lengths).all()):
-                chunk, lengths, factor = _shrunk(rows[span], ready)
-                extent = factor[:, 0] * ready.longest
-            out = scores[: len(chunk)]
-            torch.mm(torch.cat([chunk, factor], dim=1), ready.extended, out=out)
-            yield span, out, unit * ready.longest * (lengths + extent), lengths > FAR * extent
+    unit = _unit_roundoff(rows.device) * (ready.table.shape[1] + 4)
+    for start in range(0, len(rows), size):
+        span = slice(start, min(start + size, len(rows)))
+        z = torch.addcmul(ready.shift, rows[span], ready.scale)
+        lengths, factor, extent = z.square().sum(1).sqrt(), one.expand(len(z), 1), ready.longest
+        if not bool(torch.isfinite(lengths).all()):
+            z, lengths, factor = _shrunk(rows[span], ready)
+            extent = factor[:, 0] * ready.longest
+        reach = unit * ready.longest * (lengths + extent)
+        yield _Chunk(span, rows[span], torch.cat([z, factor], dim=1), reach, lengths > FAR * extent)
+
+
+def _nearest_of(chunk: _Chunk, ready: Prepared, width: int) -> Tensor:
+    """The nearest code of each row of a chunk, over blocks of `width` codes.
+
+    Near-ties inside a block are settled there, those between the blocks' winners in the end: a winner's own score is
+    within reach of its block's best one.
+    """
+    codes = len(ready.table)
+    scores = torch.empty(len(chunk.z), min(width, codes), device=chunk.z.device)
+    best, winners, values = None, [], []
+    for start in range(0, codes, width):
+        block = ready.extended[:, start : start + width]
+        out = scores[:, : block.shape[1]]
+        with torch.autocast(out.device.type, enabled=False):
+            out = torch.mm(chunk.z, block, out=out) if out.is_contiguous() else chunk.z @ block
+        index, value, close = _decide(out, chunk.reach, best)
+        if len(close):
+            # Every code that rounding could have put behind the best one is a candidate.
+            contenders = out[close] >= (value[close] - 2 * chunk.reach[close])[:, None]
+            found = _measure_again(chunk.rows[close], ready.table[start : start + width], contenders, chunk.far[close])
+            index[close] = found
+        best = value if best is None else torch.maximum(best, value)
+        winners.append(index + start)
+        values.append(value)
+    if len(winners) == 1 or best is None:
+        return winners[0]
+    return _nearest_winner(chunk, ready.table, torch.stack(winners, 1), torch.stack(values, 1), best)
+
+
+def _nearest_winner(chunk: _Chunk, table: Tensor, winners: Tensor, values: Tensor, best: Tensor) -> Tensor:
+    """The nearest of the winners (n, blocks) of each block, whose scores are `values`."""
+    rivals = values >= (best - 2 * chunk.reach)[:, None]
+    result = winners.gather(1, values.argmax(1, keepdim=True))[:, 0]
+    close = (rivals.sum(1) > 1).nonzero()[:, 0]
+    if len(close):
+        line, block = rivals[close].nonzero(as_tuple=True)
+        code = winners[close[line], block]
+        result[close] = _least(chunk.rows[close], table, line, code, chunk.far[close])
+    return result
 
 
 def _shrunk(rows: Tensor, ready: Prepared) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,28 +297,38 @@ def _shrunk(rows: Tensor, ready: Prepared) -> tuple[Tensor, Tensor, Tensor]:
     return (z * factor).float(), (lengths * factor)[:, 0].float(), factor.float()
 
 
-def _decide(scores: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
-    """The best index of each row, and the numbers of the rows where the second best is within twice the reach."""
+def _decide(scores: Tensor, reach: Tensor, best: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The best index of each row and its score, and the numbers of the rows where another score is within twice the
+    reach. Rows that are surely worse than `best`, what other codes reached, need no decision.
+    """
     if scores.device.type == "cpu":
         # numpy finds the maximum of a row many times faster than torch does on a CPU.
-        view = scores.numpy()
-        lines = np.arange(len(view))
+        view, lines = scores.numpy(), np.arange(len(scores))
         index = view.argmax(1)
-        best = view[lines, index]
+        top = view[lines, index]
         view[lines, index] = -np.inf
-        second = view.max(1)
-        view[lines, index] = best
-        close = np.flatnonzero(second >= best - 2 * reach.numpy())
-        return torch.from_numpy(index), torch.from_numpy(close)
-    top = scores.topk(min(2, scores.shape[1]), dim=1)
+        near = view.max(1) >= top - 2 * reach.numpy()
+        view[lines, index] = top
+        if best is not None:
+            near &= top >= best.numpy() - 2 * reach.numpy()
+        return torch.from_numpy(index), torch.from_numpy(top), torch.from_numpy(np.flatnonzero(near))
+    value, index = scores.topk(min(2, scores.shape[1]), dim=1)
     if scores.shape[1] == 1:
-        return top.indices[:, 0], torch.empty(0, dtype=torch.int64, device=scores.device)
-    return top.indices[:, 0], (top.values[:, 1] >= top.values[:, 0] - 2 * reach).nonzero()[:, 0]
+        return index[:, 0], value[:, 0], torch.empty(0, dtype=torch.int64, device=scores.device)
+    return index[:, 0], value[:, 0], (value[:, 1] >= value[:, 0] - 2 * reach).nonzero()[:, 0]
 
 
 def _measure_again(rows: Tensor, table: Tensor, contenders: Tensor, far: Tensor) -> Tensor:
     """The nearest contender of each row in float64; contenders is (rows, codes), bool."""
     line, code = contenders.nonzero(as_tuple=True)
+    return _least(rows, table, line, code, far)
+
+
+def _least(rows: Tensor, table: Tensor, line: Tensor, code: Tensor, far: Tensor) -> Tensor:
+    """The nearest of each row's candidates in float64, the lowest index on ties.
+
+    Candidate i is code[i], for rows[line[i]].
+    """
     step = max(1, RESCORED_AT_ONCE // table.shape[1])
     some_far = bool(far.any())
     pieces = []
