@@ -8,55 +8,128 @@
 `create` builds the common ones by name.
 """
 
-from smalti.quantize.assign import Assign, Assigned, Nearest, Sampled
+from smalti.quantize.affine import Affine
+from smalti.quantize.assign import Assign, Assigned, Given, Nearest, Rows, Sampled
 from smalti.quantize.base import DROPPED, Alphabet, Noise, Quantized, Quantizer
+from smalti.quantize.beam import Beam
+from smalti.quantize.bounds import BoundFSQ, Cumulative, HardClamp, SoftClamp, Standardise, Turn, UnitSphere
 from smalti.quantize.clustering import kmeans
-from smalti.quantize.compose import Dropout, Parallel, Quantize, Residual
-from smalti.quantize.estimators import Estimator, Rotation, StraightThrough
+from smalti.quantize.code_terms import CrossEntropyCommitment, Diversity, Mutual, Orthogonal, code_cross_entropy
+from smalti.quantize.compose import Quantize
+from smalti.quantize.conditional import Conditional, ResidualMLP
+from smalti.quantize.dropout import Dropout, LevelDropout, SampleDropout
+from smalti.quantize.entropy import (
+    BitEntropy,
+    DotEntropy,
+    FreeBits,
+    ScalarEntropy,
+    SoftEntropy,
+    Softplus,
+    log_added,
+    log_clamped,
+)
+from smalti.quantize.estimators import (
+    NSVQ,
+    CodebookOnly,
+    DiVeQ,
+    Estimator,
+    RawLatent,
+    Rotation,
+    StraightThrough,
+    Synchronous,
+)
+from smalti.quantize.heads import Heads
+from smalti.quantize.indices import join_codes, reverse_digits, split_codes
+from smalti.quantize.learning import EMA, InPlace, Learning
 from smalti.quantize.named import NAMES, create
 from smalti.quantize.neighbours import Prepared, nearest, nearest_k, prepare
-from smalti.quantize.scalars import BoundFSQ, Scalars
-from smalti.quantize.table import EMA, Expire, Frozen, Mapped, Table, Trained, Vectors, uniform
-from smalti.quantize.terms import BitEntropy, Codebook, Commitment, SoftEntropy, Term, UniformPrior
+from smalti.quantize.parallel import Parallel
+from smalti.quantize.residual import Residual
+from smalti.quantize.revival import Expire, Revive
+from smalti.quantize.scalars import Scalars
+from smalti.quantize.soft import Drawn, Soft
+from smalti.quantize.table import Table
+from smalti.quantize.terms import Codebook, Commitment, Term, UniformPrior
+from smalti.quantize.vectors import Bridged, Frozen, Mapped, Trained, Vectors, uniform
 
 __all__ = [
     "DROPPED",
     "EMA",
     "NAMES",
+    "NSVQ",
+    "Affine",
     "Alphabet",
     "Assign",
     "Assigned",
+    "Beam",
     "BitEntropy",
     "BoundFSQ",
+    "Bridged",
     "Codebook",
+    "CodebookOnly",
     "Commitment",
+    "Conditional",
+    "CrossEntropyCommitment",
+    "Cumulative",
+    "DiVeQ",
+    "Diversity",
+    "DotEntropy",
+    "Drawn",
     "Dropout",
     "Estimator",
     "Expire",
+    "FreeBits",
     "Frozen",
+    "Given",
+    "HardClamp",
+    "Heads",
+    "InPlace",
+    "Learning",
+    "LevelDropout",
     "Mapped",
+    "Mutual",
     "Nearest",
     "Noise",
+    "Orthogonal",
     "Parallel",
     "Prepared",
     "Quantize",
     "Quantized",
     "Quantizer",
+    "RawLatent",
     "Residual",
+    "ResidualMLP",
+    "Revive",
     "Rotation",
+    "Rows",
+    "SampleDropout",
     "Sampled",
+    "ScalarEntropy",
     "Scalars",
+    "Soft",
+    "SoftClamp",
     "SoftEntropy",
+    "Softplus",
+    "Standardise",
     "StraightThrough",
+    "Synchronous",
     "Table",
     "Term",
     "Trained",
+    "Turn",
     "UniformPrior",
+    "UnitSphere",
     "Vectors",
+    "code_cross_entropy",
     "create",
+    "join_codes",
     "kmeans",
+    "log_added",
+    "log_clamped",
     "nearest",
     "nearest_k",
     "prepare",
+    "reverse_digits",
+    "split_codes",
     "uniform",
 ]

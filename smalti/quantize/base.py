@@ -49,12 +49,14 @@ class Quantizer(nn.Module, ABC):
         vocab: number of values of each slot.
         bit_order: which end of a code's index its first dimension takes ("little": the least significant).
         statistics: names of buffers that training keeps and that decide no code.
+        conditional: whether it needs a context.
     """
 
     dim: int
     vocab: tuple[int, ...]
     bit_order: BitOrder = "little"
     statistics: ClassVar[tuple[str, ...]] = ()
+    conditional: bool = False
 
     @abstractmethod
     def forward(
@@ -114,16 +116,22 @@ class Alphabet(nn.Module, ABC):
     Attributes:
         dim: dimension of the vectors that `nearest` compares (all slots side by side).
         vocab: number of values of each slot.
+        conditional: whether its vectors depend on a context.
     """
 
     dim: int
     vocab: tuple[int, ...]
     bit_order: BitOrder = "little"
     statistics: ClassVar[tuple[str, ...]] = ()
+    conditional: bool = False
 
     def project(self, x: Tensor) -> Tensor:
         """Moves x (..., dim) into the space where distances are measured, differentiably (the identity, mostly)."""
         return x
+
+    def given(self, context: Tensor | None) -> Alphabet:
+        """The alphabet under a context (rows, dim); itself unless it is conditional."""
+        return self
 
     @abstractmethod
     def nearest(self, x: Tensor) -> Tensor:
@@ -136,6 +144,10 @@ class Alphabet(nn.Module, ABC):
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
         """Vectors of codes (..., slots) -> (..., dim), differentiable in the table. -1 gives zero."""
+
+    def chosen(self, codes: Tensor) -> Tensor:
+        """`lookup` of codes none of which is -1."""
+        return self.lookup(codes)
 
     @abstractmethod
     def slot_vectors(self, codes: Tensor) -> Tensor:
@@ -175,8 +187,8 @@ def check_codes(codes: Tensor, vocab: tuple[int, ...]) -> None:
     """Raises InputError unless codes are integers of shape (..., slots) in -1..vocab-1."""
     if codes.ndim < 1 or codes.shape[-1] != len(vocab) or codes.dtype != torch.int64:
         raise InputError(f"codes must be int64 (..., {len(vocab)}), got {codes.dtype} {tuple(codes.shape)}")
-    top = torch.tensor(vocab, device=codes.device)
-    wrong = (codes < DROPPED) | (codes >= top)
+    last = torch.tensor([size - 1 for size in vocab], device=codes.device)  # 2^63 codes: only the last one is an int64
+    wrong = (codes < DROPPED) | (codes > last)
     if bool(wrong.any()):
         place = tuple(int(i) for i in wrong.nonzero()[0])
         raise InputError(f"code {int(codes[place])} at {place} is outside -1..{vocab[place[-1]] - 1}")

@@ -5,37 +5,47 @@
     groups = 4            group-wise: four slots, each with its own dimensions
 
 Sources: "Finite Scalar Quantization: VQ-VAE Made Simple"; "Language Model Beats Diffusion: Tokenizer is Key to Visual
-Generation" (lookup-free); "WeTok: Powerful Discrete Tokenization for High-Fidelity Visual Reconstruction" (groups).
+Generation" (lookup-free); "WeTok: Powerful Discrete Tokenization for High-Fidelity Visual Reconstruction" (groups);
+"Image and Video Tokenization with Binary Spherical Quantization" (signs / sqrt(d)).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from smalti.errors import ConfigError, InputError
 from smalti.quantize.base import Alphabet, BitOrder
-from smalti.tokens import MAX_VOCAB
+from smalti.quantize.constants import keep, kept
+from smalti.quantize.indices import strides
 
-Grid = Literal["symmetric", "fsq"]
+Grid = Literal["symmetric", "fsq", "centres"]
 MAX_SPELLED_OUT = 2**20
+
+# Level k of L is the number scale * (step k + start) / unit; here are step, start and unit for each grid.
+GRIDS: Mapping[Grid, Callable[[int], tuple[int, int, int]]] = {
+    "symmetric": lambda count: (2, 1 - count, count - 1),
+    "fsq": lambda count: (1, -(count // 2), count // 2),
+    "centres": lambda count: (2, 1, 2 * count),
+}
 
 
 class Scalars(Alphabet):
-    """A product of small sets of numbers.
+    """A product of small sets of evenly spaced numbers.
 
     Args:
         levels: how many values each dimension of a group takes.
         groups: slots; each has its own len(levels) dimensions.
         order: "little" if a group's first dimension is the fastest digit of the code (FSQ, WeTok), "big" if it is the
             slowest (BSQ, LFQ as widely used).
-        grid: "symmetric" spaces L values evenly over [-scale, scale], both ends included (±scale for L = 2);
-            "fsq" gives (k - L//2) / (L//2), which has no upper end for even L, as FSQ was published.
-        scale: largest value of a symmetric grid.
+        grid: where L values lie, before scaling: "symmetric" over [-1, 1], both ends included (±1 for L = 2); "fsq" at
+            (k - L//2) / (L//2), which has no upper end for even L, as FSQ was published; "centres" of L equal parts of
+            [0, 1].
+        scale: multiplies the grid; one number, or one per dimension of a group.
 
     A value halfway between two levels goes to the lower one, so zero is -1 where levels are ±1.
     """
@@ -47,34 +57,47 @@ class Scalars(Alphabet):
         groups: int = 1,
         order: BitOrder = "little",
         grid: Grid = "symmetric",
-        scale: float = 1.0,
+        scale: float | Sequence[float] = 1.0,
     ) -> None:
         super().__init__()
         self.levels = tuple(int(level) for level in levels)
-        if not self.levels or min(self.levels) < 2 or groups < 1 or scale <= 0:
+        self.scales = (float(scale),) * len(self.levels) if isinstance(scale, float | int) else tuple(scale)
+        if not self.levels or min(self.levels) < 2 or groups < 1 or min(self.scales) <= 0:
             raise ConfigError(
                 f"levels must be at least 2 each, groups at least 1 and scale positive, got {levels}, {groups}, {scale}"
             )
-        if order not in ("little", "big") or grid not in ("symmetric", "fsq"):
-            raise ConfigError(f"order must be little or big and grid symmetric or fsq, got {order!r}, {grid!r}")
-        size = prod(self.levels)
-        if size > MAX_VOCAB:
-            raise ConfigError(f"a slot holds at most 63 bits, {self.levels} has {size} codes: use groups")
-        self.groups, self.bit_order, self.grid, self.scale = groups, order, grid, scale
-        self.dim, self.vocab = len(self.levels) * groups, (size,) * groups
-        steps = self.levels if order == "little" else self.levels[::-1]
-        basis = [prod(steps[:i]) for i in range(len(steps))]
+        if order not in ("little", "big") or grid not in GRIDS:
+            raise ConfigError(f"order must be little or big and grid one of {sorted(GRIDS)}, got {order!r}, {grid!r}")
+        if len(self.scales) != len(self.levels):
+            raise ConfigError(f"{len(self.levels)} levels need one scale or as many, got {len(self.scales)}")
+        self.groups, self.bit_order, self.grid = groups, order, grid
+        self.dim, self.vocab = len(self.levels) * groups, (prod(self.levels),) * groups
         self._count: Tensor
         self._basis: Tensor
+        self._to_values: Tensor
+        self._to_digits: Tensor
         self.register_buffer("_count", torch.tensor(self.levels), persistent=False)
-        self.register_buffer("_basis", torch.tensor(basis if order == "little" else basis[::-1]), persistent=False)
+        self.register_buffer("_basis", torch.tensor(strides(self.levels, order)), persistent=False)
+        step, start, unit = torch.tensor([GRIDS[grid](level) for level in self.levels], dtype=torch.float64).t()
+        unit = unit / torch.tensor(self.scales, dtype=torch.float64)
+        keep(self, "_to_values", torch.stack([step, start, unit]))
+        # Each level begins above the midpoint to the one below.
+        keep(self, "_to_digits", torch.stack([unit / step, -start / step - 0.5]))
+
+    @property
+    def signs(self) -> bool:
+        """Whether every dimension is one bit, ± its scale."""
+        return set(self.levels) == {2} and self.grid == "symmetric"
 
     def values(self, digits: Tensor) -> Tensor:
         """Numbers of levels k: (..., len(levels)) int -> float32."""
-        half = self._count // 2
-        if self.grid == "fsq":
-            return (digits - half).float() / half
-        return (digits * (2 * self.scale) / (self._count - 1) - self.scale).float()
+        step, start, unit = kept(self._to_values)
+        return ((digits * step + start) / unit).float()
+
+    def tables(self) -> list[Tensor]:
+        """The numbers of each dimension of a group."""
+        every = torch.arange(max(self.levels), device=self._count.device)[:, None]
+        return [column[:level] for column, level in zip(self.values(every).unbind(1), self.levels, strict=True)]
 
     def digits(self, codes: Tensor) -> Tensor:
         """Levels of codes: (..., groups) -> (..., groups, len(levels))."""
@@ -85,37 +108,17 @@ class Scalars(Alphabet):
         return (digits * self._basis).sum(-1)
 
     def nearest(self, x: Tensor) -> Tensor:
-        if not bool(torch.isfinite(x).all()):
-            raise InputError("latents hold NaN or infinity")
-        grouped = x.double().unflatten(-1, (self.groups, len(self.levels)))
-        # Each level begins above the midpoint to the one below. Adding what is zero for two levels last keeps the sign
-        # of the smallest number.
-        if self.grid == "fsq":
-            half = self._count // 2
-            digits = (grouped * half + (half - 0.5)).ceil()
-        else:
-            digits = (grouped * (self._count - 1) / (2 * self.scale) + (self._count / 2 - 1)).ceil()
+        refuse_nan(x)
+        grouped = x.unflatten(-1, (self.groups, len(self.levels)))
+        if self.signs:
+            return self.codes(grouped > 0)
+        rate, offset = kept(self._to_digits)
+        digits = (grouped.double() * rate + offset).ceil()
         return self.codes(digits.clamp(min=0).minimum(self._count - 1).long())
 
     def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Costs add up over dimensions, so keeping the k cheapest prefixes at every dimension loses nothing."""
-        if k > prod(self.vocab):
-            raise InputError(f"k must be at most the number of codes {prod(self.vocab)}, got {k}")
-        costs = x.new_zeros(len(x), 1, dtype=torch.float64)
-        chosen = torch.zeros(len(x), 1, 0, dtype=torch.int64, device=x.device)
-        for dimension in range(self.dim):
-            slot = dimension % len(self.levels)
-            options = torch.arange(self.levels[slot], device=x.device)
-            row = torch.zeros(len(options), len(self.levels), dtype=torch.int64, device=x.device)
-            row[:, slot] = options
-            value = self.values(row)[:, slot].double()
-            step = (x[:, dimension, None].double() - value).square()
-            total = (costs[:, :, None] + step[:, None, :]).flatten(1)
-            order = total.argsort(dim=1, stable=True)[:, :k]
-            costs = total.gather(1, order)
-            before = chosen.gather(1, (order // len(options))[..., None].expand(-1, -1, chosen.shape[2]))
-            chosen = torch.cat([before, options[order % len(options)][..., None]], dim=2)
-        return self.codes(chosen.unflatten(-1, (self.groups, len(self.levels)))), costs
+        digits, costs = cheapest_products(x, self.tables() * self.groups, k)
+        return self.codes(digits.unflatten(-1, (self.groups, len(self.levels)))), costs
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.slot_vectors(codes).flatten(-2)
@@ -125,39 +128,45 @@ class Scalars(Alphabet):
         return vectors.masked_fill((codes < 0)[..., None], 0)
 
     def codebooks(self) -> list[Tensor]:
-        if self.vocab[0] > MAX_SPELLED_OUT:
-            raise InputError(f"this codebook is implicit and has {self.vocab[0]} rows: look codes up instead")
-        codes = torch.arange(self.vocab[0], device=self._basis.device)
+        codes = spelled_out(self.vocab[0], self._basis.device)
         return [self.values(self.digits(codes[:, None])[:, 0])] * self.groups
 
 
-class BoundFSQ(nn.Module):
-    """Bounds latents so that rounding to an "fsq" or "symmetric" grid can't leave it: tanh, shifted for even levels.
+def refuse_nan(x: Tensor) -> None:
+    """Raises InputError if latents hold NaN or infinity; a compiled graph can't ask."""
+    if not torch.compiler.is_compiling() and not bool(torch.isfinite(x).all()):
+        raise InputError("latents hold NaN or infinity")
+
+
+def spelled_out(codes: int, device: torch.device) -> Tensor:
+    """All codes of an implicit codebook, if they are few enough to be listed."""
+    if codes > MAX_SPELLED_OUT:
+        raise InputError(f"this codebook is implicit and has {codes} rows: look codes up instead")
+    return torch.arange(codes, device=device)
+
+
+def cheapest_products(x: Tensor, tables: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest points of a product of sets of numbers, one set per dimension.
+
+    Costs add up over dimensions, so keeping the k cheapest prefixes at every dimension loses nothing.
 
     Args:
-        levels: as in Scalars.
-        groups: as in Scalars.
-        grid: as in Scalars.
+        x: (rows, dim).
+        tables: the numbers of each dimension.
+        k: how many, at most the size of the product.
+
+    Returns:
+        places in the tables (rows, k, dim) and squared distances (rows, k), float64, best first.
     """
-
-    MARGIN = 1e-3  # published: the bound lies this share outside the outermost level, so that its gradient survives
-
-    def __init__(self, levels: Sequence[int], groups: int = 1, grid: Grid = "fsq") -> None:
-        super().__init__()
-        count = torch.tensor(list(levels) * groups, dtype=torch.float64)
-        half = (count - 1) * (1 + self.MARGIN) / 2
-        offset = torch.where(count % 2 == 0, 0.5, 0.0).double()
-        self.grid = grid
-        self._half: Tensor
-        self._offset: Tensor
-        self._shift: Tensor
-        self._unit: Tensor
-        self.register_buffer("_half", half.float(), persistent=False)
-        self.register_buffer("_offset", offset.float(), persistent=False)
-        self.register_buffer("_shift", torch.atanh(offset / half).float(), persistent=False)
-        self.register_buffer("_unit", torch.div(count, 2, rounding_mode="floor").float(), persistent=False)
-
-    def forward(self, z: Tensor) -> Tensor:
-        if self.grid == "symmetric":
-            return torch.tanh(z)
-        return (torch.tanh(z + self._shift) * self._half - self._offset) / self._unit
+    if k > prod(len(table) for table in tables):
+        raise InputError(f"k must be at most the number of codes {prod(len(table) for table in tables)}, got {k}")
+    costs = x.new_zeros(len(x), 1, dtype=torch.float64)
+    chosen = torch.zeros(len(x), 1, 0, dtype=torch.int64, device=x.device)
+    for dimension, table in enumerate(tables):
+        step = (x[:, dimension, None].double() - table.double()).square()
+        total = (costs[:, :, None] + step[:, None, :]).flatten(1)
+        order = total.argsort(dim=1, stable=True)[:, :k]
+        costs = total.gather(1, order)
+        before = chosen.gather(1, (order // len(table))[..., None].expand(-1, -1, chosen.shape[2]))
+        chosen = torch.cat([before, (order % len(table))[..., None]], dim=2)
+    return chosen, costs

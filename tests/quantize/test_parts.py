@@ -133,7 +133,7 @@ def test_soft_entropy_is_its_formula_in_chunks(monkeypatch: pytest.MonkeyPatch) 
     p = a.softmax(1)
     mean = p.mean(0)
     expected = -(p * (a + 1e-5).log_softmax(1)).sum(1).mean() + (mean * (mean + 1e-5).log()).sum()
-    monkeypatch.setattr("smalti.quantize.terms.SOFT_BUFFER", 14)
+    monkeypatch.setattr("smalti.quantize.entropy.SOFT_BUFFER", 14)
     got = term(x, assigned, table)
     assert torch.allclose(got, expected, atol=1e-5)
     ours, theirs = torch.autograd.grad(got, x)[0], torch.autograd.grad(expected, x)[0]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from smalti.quantize.base import Quantizer
+from smalti.quantize.bounds import BoundFSQ
 from smalti.quantize.compose import Quantize
-from smalti.quantize.scalars import BoundFSQ, Scalars
-from smalti.quantize.terms import BitEntropy, Commitment
+from smalti.quantize.entropy import BitEntropy
+from smalti.quantize.scalars import Scalars
+from smalti.quantize.terms import Commitment
 
 
 def fsq(levels: Sequence[int], *, groups: int = 1) -> Quantizer:
