@@ -155,9 +155,9 @@ def _exact(x: Tensor, pulses: int) -> Tensor:
     """The largest cosine over the whole pyramid.
 
     The best y minimises |y|² - 2 a <x, y> for a = |y| / cos(y), because |y|² - 2 a cos |y| is least at its own length.
-    For a given a the minimiser is a choice of the k cheapest pulses; as a grows from 0 it changes by one pulse moving to
-    a larger coordinate. So walking through all a visits the best point. The walk starts from equal shares and ends where
-    a exceeds what the best cosine so far allows.
+    For a given a the minimiser is a choice of the k cheapest pulses; as a grows from 0 it changes by one pulse moving
+    to a larger coordinate. So walking through all a visits the best point. The walk starts from equal shares and ends
+    where a exceeds what the best cosine so far allows.
     """
     if torch.compiler.is_compiling():
         return _walk(x, pulses, x.shape[1] * pulses)

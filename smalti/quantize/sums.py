@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def folded_sum(terms: Tensor) -> Tensor:
-    """The sum over the last axis by halving: a fixed tree of single additions, because library sums choose their order."""
+    """The sum over the last axis by halving, a fixed tree of single additions: library sums choose their own order."""
     if terms.shape[-1] == 0:
         return terms.sum(-1)
     while (size := terms.shape[-1]) > 1:

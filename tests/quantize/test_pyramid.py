@@ -99,7 +99,7 @@ def test_l1_search_is_the_nearest_point_of_the_projected_row(dim: int, pulses: i
 def test_searches_are_ordered_by_the_cosine_they_reach() -> None:
     x = torch.randn(500, 16, generator=torch.Generator().manual_seed(2))
     cosine = {
-        search: least_squares_gain(x, nearest_pulses(x, 16, search)) / x.norm(dim=1)  # type: ignore[arg-type]
+        search: least_squares_gain(x, nearest_pulses(x, 16, search)) / x.norm(dim=1)
         for search in ("l1", "cosine", "exact")
     }
     assert bool((cosine["cosine"] >= cosine["l1"] - 1e-6).all())
@@ -125,7 +125,7 @@ def test_errors_of_the_sheet(dim: int, pulses: int, l1: float, cosine: float) ->
 def test_zero_equal_and_huge_rows() -> None:
     x = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [-3e38, 1e38, 0.0], [1e-38, 0.0, 1e-38]])
     for search in ("exact", "cosine", "l1"):
-        found = nearest_pulses(x, 4, search)  # type: ignore[arg-type]
+        found = nearest_pulses(x, 4, search)
         assert bool((found.abs().sum(1) == 4).all())
         assert found[0].tolist() == [4, 0, 0] and found[1].tolist() == [2, 1, 1]
         assert found[2].tolist() == [-3, 1, 0] and found[3].tolist() == [2, 0, 2]
