@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Triton asks for it while it is imported. Kernels run in its interpreter, on a CPU; TRITON_INTERPRET=0 on a GPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch

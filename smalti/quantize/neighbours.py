@@ -11,9 +11,11 @@ a buffer that fits a core's cache; no tensor of size rows x codes exists.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -103,10 +105,44 @@ def nearest(rows: Tensor, table: Tensor | Prepared) -> Tensor:
     ready = table if isinstance(table, Prepared) else prepare(table)
     rows = _as_rows(rows, ready.table)
     best = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    if rows.device.type == "cuda" and _has_kernel():
+        return nearest_by_kernel(rows, ready)
     width = min(len(ready.table), CPU_BLOCK) if rows.device.type == "cpu" else len(ready.table)
     for chunk in _chunks(rows, ready, width):
         best[chunk.span] = _nearest_of(chunk, ready, width)
     return best
+
+
+def nearest_by_kernel(rows: Tensor, ready: Prepared) -> Tensor:
+    """`nearest` where the scores are those of `smalti.quantize.kernel`, which needs triton.
+
+    The codes that TF32 can't tell apart are measured in float64: the winners of blocks that reach the best score, and
+    all of a block whose second best reaches it too.
+    """
+    from smalti.quantize import kernel
+
+    best = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    codes, dim = ready.table.shape
+    for chunk in _chunks(rows, ready, -(-codes // kernel.BLOCK)):
+        z = chunk.z
+        lengths, extent = z[:, :-1].square().sum(1).sqrt(), z[:, -1] * ready.longest
+        reach = kernel.reach(lengths, ready.longest, extent, dim)
+        values, winners, seconds = kernel.block_winners(z, ready.extended)
+        least = (values.amax(1) - 2 * reach)[:, None]
+        line, block = (values >= least).nonzero(as_tuple=True)
+        crowded = (seconds >= least)[line, block]
+        inside = torch.arange(kernel.BLOCK, device=rows.device)
+        whole = block[crowded, None] * kernel.BLOCK + inside
+        lines = torch.cat([line[~crowded], line[crowded, None].expand_as(whole).flatten()])
+        found = torch.cat([winners[line, block][~crowded], whole.flatten()])
+        there = found < codes
+        best[chunk.span] = _least(chunk.rows, ready.table, lines[there], found[there], chunk.far)
+    return best
+
+
+@cache
+def _has_kernel() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def nearest_k(rows: Tensor, table: Tensor | Prepared, k: int) -> tuple[Tensor, Tensor]:
