@@ -39,18 +39,27 @@ from smalti.quantize.estimators import (
     Synchronous,
 )
 from smalti.quantize.heads import Heads
+from smalti.quantize.index_backprop import DoubleQuantization, IndexBackprop
 from smalti.quantize.indices import join_codes, reverse_digits, split_codes
-from smalti.quantize.learning import EMA, InPlace, Learning
+from smalti.quantize.lattice import leech_codebook
+from smalti.quantize.learning import EMA, Gradient, InPlace, Learning, StepwiseEMA
+from smalti.quantize.levels import Levels
+from smalti.quantize.moments import Moments
+from smalti.quantize.multiscale import MultiScale, PartialSums, Prefixes
 from smalti.quantize.named import NAMES, create
 from smalti.quantize.neighbours import Prepared, nearest, nearest_k, prepare
+from smalti.quantize.one_hot import BinaryMapping, OneHot
 from smalti.quantize.parallel import Parallel
 from smalti.quantize.residual import Residual
 from smalti.quantize.revival import Expire, Revive
+from smalti.quantize.scalar_noise import Bernoulli, NoiseDropout, Perturbed
 from smalti.quantize.scalars import Scalars
+from smalti.quantize.scales import Interpolate, Scales, Sizes, Smoothing, Strides
 from smalti.quantize.soft import Drawn, Soft
 from smalti.quantize.table import Table
 from smalti.quantize.terms import Codebook, Commitment, Term, UniformPrior
 from smalti.quantize.vectors import Bridged, Frozen, Mapped, Trained, Vectors, uniform
+from smalti.quantize.warped import Through, Warped
 
 __all__ = [
     "DROPPED",
@@ -62,6 +71,8 @@ __all__ = [
     "Assign",
     "Assigned",
     "Beam",
+    "Bernoulli",
+    "BinaryMapping",
     "BitEntropy",
     "BoundFSQ",
     "Bridged",
@@ -74,6 +85,7 @@ __all__ = [
     "DiVeQ",
     "Diversity",
     "DotEntropy",
+    "DoubleQuantization",
     "Drawn",
     "Dropout",
     "Estimator",
@@ -81,17 +93,28 @@ __all__ = [
     "FreeBits",
     "Frozen",
     "Given",
+    "Gradient",
     "HardClamp",
     "Heads",
     "InPlace",
+    "IndexBackprop",
+    "Interpolate",
     "Learning",
     "LevelDropout",
+    "Levels",
     "Mapped",
+    "Moments",
+    "MultiScale",
     "Mutual",
     "Nearest",
     "Noise",
+    "NoiseDropout",
+    "OneHot",
     "Orthogonal",
     "Parallel",
+    "PartialSums",
+    "Perturbed",
+    "Prefixes",
     "Prepared",
     "Quantize",
     "Quantized",
@@ -106,24 +129,32 @@ __all__ = [
     "Sampled",
     "ScalarEntropy",
     "Scalars",
+    "Scales",
+    "Sizes",
+    "Smoothing",
     "Soft",
     "SoftClamp",
     "SoftEntropy",
     "Softplus",
     "Standardise",
+    "StepwiseEMA",
     "StraightThrough",
+    "Strides",
     "Synchronous",
     "Table",
     "Term",
+    "Through",
     "Trained",
     "Turn",
     "UniformPrior",
     "UnitSphere",
     "Vectors",
+    "Warped",
     "code_cross_entropy",
     "create",
     "join_codes",
     "kmeans",
+    "leech_codebook",
     "log_added",
     "log_clamped",
     "nearest",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,41 @@ from smalti.quantize.base import Alphabet, Noise
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Where the rows of a batch come from.
+
+    Args:
+        latents: (rows, dim), as they were given to the quantizer.
+        shape: (batch, *positions).
+        real: (batch * positions,), bool, which positions are among the rows; None: all.
+    """
+
+    latents: Tensor
+    shape: tuple[int, ...]
+    real: Tensor | None
+
+    def positions(self) -> Tensor:
+        """The number of each row's position within its sample: (rows,)."""
+        count = prod(self.shape[1:])
+        every = torch.arange(count, device=self.latents.device).repeat(self.shape[0])
+        return every if self.real is None else every[self.real]
+
+
+@dataclass(frozen=True)
 class Assigned:
-    """Codes (rows, slots), their vectors (rows, dim), and the logits (rows, codes) where the method has them."""
+    """What latents were assigned.
+
+    Args:
+        codes: (rows, slots).
+        vectors: (rows, dim), those of the codes.
+        logits: (rows, codes), where the method has them.
+        rows: where the rows come from; set by Quantize for the terms of the loss.
+    """
 
     codes: Tensor
     vectors: Tensor
     logits: Tensor | None = None
+    rows: Rows | None = None
 
 
 class Assign(nn.Module, ABC):
@@ -45,10 +75,28 @@ class Nearest(Assign):
 
     def forward(self, x: Tensor, alphabet: Alphabet, noise: Noise) -> Assigned:
         codes = self.decide(x, alphabet)
-        return Assigned(codes, alphabet.lookup(codes))
+        return Assigned(codes, alphabet.chosen(codes))
 
     def decide(self, x: Tensor, alphabet: Alphabet) -> Tensor:
         return alphabet.nearest(x.detach())
+
+
+class Given(Assign):
+    """Codes that a search has found already.
+
+    Args:
+        codes: (rows, slots).
+    """
+
+    def __init__(self, codes: Tensor) -> None:
+        super().__init__()
+        self.codes = codes
+
+    def forward(self, x: Tensor, alphabet: Alphabet, noise: Noise) -> Assigned:
+        return Assigned(self.codes, alphabet.chosen(self.codes))
+
+    def decide(self, x: Tensor, alphabet: Alphabet) -> Tensor:
+        return self.codes
 
 
 class Sampled(Assign):

@@ -117,6 +117,7 @@ class Alphabet(nn.Module, ABC):
         dim: dimension of the vectors that `nearest` compares (all slots side by side).
         vocab: number of values of each slot.
         conditional: whether its vectors depend on a context.
+        parts: equal parts of x that are vectors of their own to an estimator.
     """
 
     dim: int
@@ -124,6 +125,7 @@ class Alphabet(nn.Module, ABC):
     bit_order: BitOrder = "little"
     statistics: ClassVar[tuple[str, ...]] = ()
     conditional: bool = False
+    parts: int = 1
 
     def project(self, x: Tensor) -> Tensor:
         """Moves x (..., dim) into the space where distances are measured, differentiably (the identity, mostly)."""

@@ -19,7 +19,7 @@ def kmeans(
         rows: (N, D), float32.
         codes: number of clusters K.
         iterations: Lloyd steps.
-        start: (K,), numbers of the rows that the means start from; random ones if None.
+        start: (K,), numbers of the rows that the means start from, or (K, D), the means; random rows if None.
         unit: keep the means at length 1 (spherical k-means, for rows of length 1).
 
     Returns:
@@ -33,7 +33,7 @@ def kmeans(
         raise InputError("k-means needs at least one row")
     if start is None:
         start = random_rows(len(rows), codes, rows.device)
-    means = rows[start].clone()
+    means = start.clone() if start.is_floating_point() else rows[start].clone()
     counts = torch.zeros(codes, dtype=torch.int64, device=rows.device)
     for _ in range(iterations):
         assigned = nearest(rows, means)

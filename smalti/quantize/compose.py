@@ -1,26 +1,18 @@
-"""Quantizers put together from parts: Quantize (one alphabet), Residual (levels), Parallel (side by side).
+"""Quantize: one alphabet, with what stands around it. `Residual` and `Parallel` put several together.
 
-    Quantize    z ─before─► x ─assign─► codes ─lookup─► q ─estimator─► ─after─► z_q
-    Residual    r_0 = z;  r_{i+1} = r_i - q_i;  z_q = q_0 + q_1 + ...                    slots: one per level
-    Parallel    "cat": z = [z_0 | z_1 ...], each part has its own dimensions              slots: one per part
-                "sum": every part sees z, and their vectors add up
-
-Sources: "Neural Discrete Representation Learning"; "SoundStream: An End-to-End Neural Audio Codec" (residual, with
-quantizer dropout); "Product Quantization for Nearest Neighbor Search"; "Moshi" (parts that add up).
+z ─before─► ─project─► x ─assign─► codes ─lookup─► q ─estimator─► ─after─► z_q
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from smalti.errors import ConfigError, InputError
-from smalti.quantize.assign import Assign, Assigned, Nearest
+from smalti.errors import InputError
+from smalti.quantize.assign import Assign, Assigned, Given, Nearest, Rows
 from smalti.quantize.base import (
     DROPPED,
     Alphabet,
@@ -31,7 +23,7 @@ from smalti.quantize.base import (
     check_codes,
     count_codes,
 )
-from smalti.quantize.distributed import active, from_first_rank, sum_over_ranks
+from smalti.quantize.distributed import active, sum_over_ranks
 from smalti.quantize.estimators import Estimator, StraightThrough
 from smalti.quantize.terms import Term
 
@@ -74,6 +66,11 @@ class Quantize(Quantizer):
         self.dim = alphabet.dim if dim is None else dim
         self.vocab, self.bit_order = alphabet.vocab, alphabet.bit_order
 
+    @property
+    def conditional(self) -> bool:  # type: ignore[override]
+        """Whether it needs a context."""
+        return self.alphabet.conditional
+
     def forward(
         self,
         z: Tensor,
@@ -82,40 +79,85 @@ class Quantize(Quantizer):
         context: Tensor | None = None,
         noise: Noise | None = None,
     ) -> Quantized:
+        return self._quantize(z, self.assign, mask, context, noise or {})
+
+    def follow(
+        self,
+        z: Tensor,
+        codes: Tensor,
+        *,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        noise: Noise | None = None,
+    ) -> Quantized:
+        """`forward` with codes (batch, *positions, slots) that a search found; masked ones are ignored."""
+        check_codes(codes, self.vocab)
+        rows = codes.reshape(-1, codes.shape[-1])
+        assign = Given(rows if mask is None else rows[mask.reshape(-1)])
+        return self._quantize(z, assign, mask, context, noise or {})
+
+    def _quantize(
+        self, z: Tensor, assign: Assign, mask: Tensor | None, context: Tensor | None, noise: Noise
+    ) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
             rows, real = as_rows(z, self.dim, mask)
-            chosen = self.alphabet.project(self.before(rows if real is None else rows[real]))
-            if self.training:
-                self.alphabet.start(chosen.detach(), noise or {})
-            assigned = self.assign(chosen, self.alphabet, noise or {})
-            out = self.estimator(chosen, assigned.vectors) if self.assign.estimated else assigned.vectors
-            terms = {term.name: term.weight * self._value(term, chosen, assigned) for term in self.terms}
+            latents = rows if real is None else rows[real]
+            alphabet = self._given(context, real)
+            moved = self.before(latents)
+            x = alphabet.project(moved)
+            # Recomputation under activation checkpointing must see what the forward pass saw, and counts once.
+            learning = self.training and not _in_backward()
+            if learning:
+                alphabet.start(x.detach(), noise)
+            assigned = replace(assign(x, alphabet, noise), rows=Rows(latents, z.shape[:-1], real))
+            out = self._estimate(moved if self.estimator.raw else x, assigned.vectors, assign, noise)
+            terms = {term.name: term.weight * self._value(term, x, assigned, alphabet) for term in self.terms}
             loss = sum(terms.values(), start=z.new_zeros((), dtype=torch.float32))
-            if self.training:
-                self.alphabet.observe(chosen.detach(), assigned.codes, noise or {})
+            if learning:
+                alphabet.observe(x.detach(), assigned.codes, noise)
             vectors = _spread(self.after(out), real, 0.0).to(z.dtype)
             codes = _spread(assigned.codes, real, DROPPED)
-            terms.update(batch_statistics(assigned.codes, self.vocab, over_ranks=self.training))
+            terms.update(batch_statistics(assigned.codes, self.vocab, over_ranks=learning))
         shape = z.shape[:-1]
         return Quantized(vectors.reshape(*shape, -1), codes.reshape(*shape, -1), loss, terms)
 
-    def _value(self, term: Term, x: Tensor, assigned: Assigned) -> Tensor:
+    def _given(self, context: Tensor | None, real: Tensor | None) -> Alphabet:
+        if not self.conditional:
+            return self.alphabet
+        if context is None:
+            raise InputError("this quantizer is conditional: give a context (batch, *positions, dim)")
+        rows = context.float().reshape(-1, context.shape[-1])
+        return self.alphabet.given(rows if real is None else rows[real])
+
+    def _estimate(self, x: Tensor, q: Tensor, assign: Assign, noise: Noise) -> Tensor:
+        if not assign.estimated:
+            return q
+        if (parts := self.alphabet.parts) > 1:
+            x, q = x.unflatten(-1, (parts, -1)), q.unflatten(-1, (parts, -1))
+        out = self.estimator.draw(x, q, noise) if self.training else self.estimator(x, q)
+        return out.flatten(1)
+
+    def _value(self, term: Term, x: Tensor, assigned: Assigned, alphabet: Alphabet) -> Tensor:
         # The mean over no rows would be NaN; a masked batch must cost nothing, and still have a gradient everywhere,
         # because other ranks wait for it.
-        return term(x, assigned, self.alphabet) if len(x) else x.sum() + assigned.vectors.sum()
+        return term(x, assigned, alphabet) if len(x) else x.sum() + assigned.vectors.sum()
 
     @torch.no_grad()
     def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         with torch.autocast(z.device.type, enabled=False):
             rows, real = as_rows(z, self.dim, mask)
-            chosen = self.alphabet.project(self.before(rows if real is None else rows[real]))
-            codes = self.assign.decide(chosen, self.alphabet)
+            alphabet = self._given(context, real)
+            codes = self.assign.decide(alphabet.project(self.before(rows if real is None else rows[real])), alphabet)
         return _spread(codes, real, DROPPED).reshape(*z.shape[:-1], -1)
 
     def decode(self, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
         check_codes(codes, self.vocab)
-        vectors = self.after(self.alphabet.lookup(codes))
-        return vectors.masked_fill((codes < 0).all(-1, keepdim=True), 0)
+        if self.conditional:
+            vectors = self._given(context, None).lookup(codes.reshape(-1, codes.shape[-1]))
+            vectors = vectors.reshape(*codes.shape[:-1], -1)
+        else:
+            vectors = self.alphabet.lookup(codes)
+        return self.after(vectors).masked_fill((codes < 0).all(-1, keepdim=True), 0)
 
     def lookup(self, codes: Tensor) -> Tensor:
         check_codes(codes, self.vocab)
@@ -126,239 +168,19 @@ class Quantize(Quantizer):
 
     @torch.no_grad()
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        rows, _ = as_rows(z, self.dim, None)
-        codes, costs = self.alphabet.candidates(self.alphabet.project(self.before(rows)), k)
+        with torch.autocast(z.device.type, enabled=False):
+            rows, _ = as_rows(z, self.dim, None)
+            alphabet = self._given(context, None)
+            codes, costs = alphabet.candidates(alphabet.project(self.before(rows)), k)
+            vectors = self._candidate_vectors(codes, context)
         shape = z.shape[:-1]
-        return (
-            codes.reshape(*shape, k, -1),
-            self.after(self.alphabet.lookup(codes)).reshape(*shape, k, -1),
-            costs.reshape(*shape, k),
-        )
+        return codes.reshape(*shape, k, -1), vectors.reshape(*shape, k, -1), costs.reshape(*shape, k)
 
-
-@dataclass(frozen=True)
-class Dropout:
-    """Trains prefixes: in each training batch only the first n levels are used, n drawn evenly.
-
-    Args:
-        at_least: smallest n.
-        multiple_of: n is rounded up to a multiple of this.
-    """
-
-    at_least: int = 1
-    multiple_of: int = 1
-
-
-class Residual(Quantizer):
-    """Each level quantizes what the levels before it left.
-
-    Args:
-        levels: quantizers of one dimension.
-        before: maps latents (..., dim) into the levels' dimension; None for nothing.
-        after: maps the sum of vectors back; None for nothing.
-        dim: dimension of the latents; the levels' if None.
-        estimator: how gradients pass all levels together; straight-through if None. With "levels" every level's own
-            estimator counts, which multiplies a straight-through gradient by the number of levels, as widely published.
-        dropout: trains prefixes, or None.
-
-    Noise:
-        levels: scalar, the number of levels to use; anything else goes to the levels.
-    """
-
-    def __init__(
-        self,
-        levels: Sequence[Quantizer],
-        *,
-        before: nn.Module | None = None,
-        after: nn.Module | None = None,
-        dim: int | None = None,
-        estimator: Estimator | Literal["levels"] | None = None,
-        dropout: Dropout | None = None,
-    ) -> None:
-        super().__init__()
-        if not levels or len({level.dim for level in levels}) != 1:
-            raise ConfigError(f"residual levels must share one dimension, got {[level.dim for level in levels]}")
-        if dropout is not None and not 1 <= dropout.at_least <= len(levels):
-            raise ConfigError(
-                f"dropout keeps at least {dropout.at_least} of {len(levels)} levels: choose 1..{len(levels)}"
-            )
-        self.levels: Sequence[Quantizer] = nn.ModuleList(levels)  # type: ignore[assignment]
-        self.before, self.after = before or nn.Identity(), after or nn.Identity()
-        self.estimator, self.dropout = estimator or StraightThrough(), dropout
-        self.dim = levels[0].dim if dim is None else dim
-        self.inner_dim = levels[0].dim
-        self.vocab = tuple(size for level in levels for size in level.vocab)
-        self.bit_order = levels[0].bit_order
-
-    def forward(
-        self,
-        z: Tensor,
-        *,
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
-        noise: Noise | None = None,
-    ) -> Quantized:
-        as_rows(z, self.dim, mask)
-        x = self.before(z.float())
-        used = self._levels_used(noise or {}, z.device)
-        residual, total = x, torch.zeros_like(x)
-        codes, losses, terms = [], [], []
-        for index, level in enumerate(self.levels):
-            if index >= used:
-                codes.append(torch.full((*z.shape[:-1], len(level.vocab)), DROPPED, device=z.device))
-                continue
-            out = level(residual, mask=mask, context=context, noise=noise)
-            total, residual = total + out.z, residual - out.z.detach()
-            codes.append(out.codes)
-            losses.append(out.loss)
-            terms.append(out.terms)
-        if isinstance(self.estimator, Estimator):
-            total = self.estimator(x, total)
-        vectors = self.after(total)
-        if mask is not None:
-            vectors = vectors.masked_fill(~mask[..., None], 0)
-        return Quantized(vectors.to(z.dtype), torch.cat(codes, -1), torch.stack(losses).sum(), _join_terms(terms))
-
-    def _levels_used(self, noise: Noise, device: torch.device) -> int:
-        count = len(self.levels)
-        if not self.training or self.dropout is None:
-            return count
-        drawn = noise.get("levels")
-        if drawn is None:
-            drawn = from_first_rank(torch.randint(self.dropout.at_least, count + 1, (), device=device))
-        multiple = self.dropout.multiple_of
-        return min(count, -(-int(drawn) // multiple) * multiple)
-
-    @torch.no_grad()
-    def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        as_rows(z, self.dim, mask)
-        residual = self.before(z.float())
-        codes = []
-        for level in self.levels:
-            codes.append(level.encode(residual, mask=mask, context=context))
-            residual = residual - level.decode(codes[-1], context=context)
-        return torch.cat(codes, -1)
-
-    def decode(self, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
-        """Vectors of codes; fewer slots than levels decode the first levels alone."""
-        parts = self._split(codes)
-        total = sum(level.decode(part, context=context) for level, part in zip(self.levels, parts, strict=False))
-        return self.after(total).masked_fill((codes < 0).all(-1, keepdim=True), 0)
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        return torch.cat([level.lookup(part) for level, part in zip(self.levels, self._split(codes), strict=False)], -2)
-
-    def codebooks(self) -> list[Tensor]:
-        return [table for level in self.levels for table in level.codebooks()]
-
-    @torch.no_grad()
-    def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The k cheapest ends of a beam search of width k over the levels."""
-        as_rows(z, self.dim, None)
-        target = self.before(z.float())[..., None, :]
-        total, codes, costs = torch.zeros_like(target), None, None
-        for level in self.levels:
-            options = min(k, level.vocab[0])
-            found, values, _ = level.candidates(target - total, options, context=context)
-            ends = total[..., :, None, :] + values
-            costs = (target[..., None, :] - ends).double().square().sum(-1).flatten(-2)
-            order = costs.argsort(dim=-1, stable=True)[..., :k]
-            costs = costs.gather(-1, order)
-            total = _take(ends.flatten(-3, -2), order)
-            step = _take(found.flatten(-3, -2), order)
-            codes = step if codes is None else torch.cat([_take(codes, order // options), step], -1)
-        assert codes is not None and costs is not None  # there is at least one level
-        return codes, self.after(total), costs
-
-    def _split(self, codes: Tensor) -> list[Tensor]:
-        ends = list(accumulate(len(level.vocab) for level in self.levels))
-        if codes.shape[-1] not in ends:
-            raise InputError(f"codes have {codes.shape[-1]} slots, levels end at {ends}")
-        sizes = [len(level.vocab) for level in self.levels[: ends.index(codes.shape[-1]) + 1]]
-        return list(codes.split(sizes, -1))
-
-
-class Parallel(Quantizer):
-    """Quantizers side by side.
-
-    Args:
-        parts: the quantizers.
-        join: "cat" gives each part its own dimensions of z (product quantization), "sum" gives all of z to every part
-            and adds their vectors.
-    """
-
-    def __init__(self, parts: Sequence[Quantizer], *, join: Literal["cat", "sum"] = "cat") -> None:
-        super().__init__()
-        dims = [part.dim for part in parts]
-        if not parts or join not in ("cat", "sum") or (join == "sum" and len(set(dims)) != 1):
-            raise ConfigError(f"parts must exist and, to be added, share one dimension; got {dims}, join={join!r}")
-        self.parts: Sequence[Quantizer] = nn.ModuleList(parts)  # type: ignore[assignment]
-        self.join = join
-        self.dim = sum(dims) if join == "cat" else dims[0]
-        self.vocab = tuple(size for part in parts for size in part.vocab)
-        self.bit_order = parts[0].bit_order
-
-    def forward(
-        self,
-        z: Tensor,
-        *,
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
-        noise: Noise | None = None,
-    ) -> Quantized:
-        as_rows(z, self.dim, mask)
-        outs = [
-            part(piece, mask=mask, context=context, noise=noise)
-            for part, piece in zip(self.parts, self._inputs(z), strict=True)
-        ]
-        loss = torch.stack([out.loss for out in outs]).sum()
-        codes = torch.cat([out.codes for out in outs], -1)
-        return Quantized(self._join([out.z for out in outs]), codes, loss, _join_terms([out.terms for out in outs]))
-
-    def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        as_rows(z, self.dim, mask)
-        pieces = zip(self.parts, self._inputs(z), strict=True)
-        return torch.cat([part.encode(piece, mask=mask, context=context) for part, piece in pieces], -1)
-
-    def decode(self, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
-        return self._join([part.decode(piece, context=context) for part, piece in self._split(codes)])
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        return torch.cat([part.lookup(piece) for part, piece in self._split(codes)], -2)
-
-    def codebooks(self) -> list[Tensor]:
-        return [table for part in self.parts for table in part.codebooks()]
-
-    @torch.no_grad()
-    def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        if self.join == "sum":
-            raise InputError("parts that add up have no separable costs: ask each part for its candidates")
-        codes, values, costs = None, None, None
-        for part, piece in zip(self.parts, self._inputs(z), strict=True):
-            options = min(k, part.vocab[0])
-            found, vectors, cost = part.candidates(piece, options, context=context)
-            if codes is None or values is None or costs is None:
-                codes, values, costs = found, vectors, cost
-                continue
-            total = (costs[..., :, None] + cost[..., None, :]).flatten(-2)
-            order = total.argsort(dim=-1, stable=True)[..., :k]
-            first, second = order // options, order % options
-            costs = total.gather(-1, order)
-            codes = torch.cat([_take(codes, first), _take(found, second)], -1)
-            values = torch.cat([_take(values, first), _take(vectors, second)], -1)
-        assert codes is not None and values is not None and costs is not None  # there is at least one part
-        return codes, values, costs
-
-    def _inputs(self, z: Tensor) -> Sequence[Tensor]:
-        return z.split([part.dim for part in self.parts], -1) if self.join == "cat" else [z] * len(self.parts)
-
-    def _join(self, vectors: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(vectors), -1) if self.join == "cat" else torch.stack(list(vectors)).sum(0)
-
-    def _split(self, codes: Tensor) -> list[tuple[Quantizer, Tensor]]:
-        check_codes(codes, self.vocab)
-        pieces = codes.split([len(part.vocab) for part in self.parts], -1)
-        return list(zip(self.parts, pieces, strict=True))
+    def _candidate_vectors(self, codes: Tensor, context: Tensor | None) -> Tensor:
+        if context is None or not self.conditional:
+            return self.after(self.alphabet.lookup(codes))
+        rows = context.float().reshape(-1, 1, context.shape[-1]).expand(-1, codes.shape[1], -1)
+        return self.decode(codes, context=rows)
 
 
 @torch.no_grad()
@@ -388,7 +210,15 @@ def batch_statistics(codes: Tensor, vocab: tuple[int, ...], *, over_ranks: bool)
     return {"perplexity": torch.stack(perplexities), "utilisation": torch.stack(shares)}
 
 
-def _join_terms(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def no_statistics(vocab: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
+    """What `batch_statistics` says of a batch without codes, over whatever ranks."""
+    if max(vocab) > COUNTED_VOCAB:
+        return {}
+    slots = len(vocab)
+    return {"perplexity": torch.ones(slots, device=device), "utilisation": torch.zeros(slots, device=device)}
+
+
+def join_terms(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Loss terms add up; statistics, which have a value per slot, are put side by side."""
     names = list(dict.fromkeys(name for part in parts for name in part))
     joined = {}
@@ -406,6 +236,11 @@ def _spread(values: Tensor, real: Tensor | None, fill: float) -> Tensor:
     return spread.index_put((real.nonzero()[:, 0],), values)
 
 
-def _take(values: Tensor, order: Tensor) -> Tensor:
+def take(values: Tensor, order: Tensor) -> Tensor:
     """values (..., n, d) at order (..., k): (..., k, d)."""
     return values.gather(-2, order[..., None].expand(*order.shape, values.shape[-1]))
+
+
+def _in_backward() -> bool:
+    """Whether autograd's backward pass runs, in which a forward pass can only be a recomputation."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

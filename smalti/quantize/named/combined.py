@@ -6,8 +6,10 @@ from typing import Any
 
 from smalti.errors import ConfigError
 from smalti.quantize.base import Quantizer
-from smalti.quantize.compose import Dropout, Parallel, Residual
+from smalti.quantize.dropout import Dropout
 from smalti.quantize.named.vectors import ema
+from smalti.quantize.parallel import Parallel
+from smalti.quantize.residual import Residual
 
 
 def residual(dim: int, codes: int, *, levels: int, dropout: bool = False, **options: Any) -> Quantizer:

@@ -9,8 +9,11 @@ from smalti.quantize.assign import Sampled
 from smalti.quantize.base import Quantizer
 from smalti.quantize.compose import Quantize
 from smalti.quantize.estimators import Rotation, StraightThrough
-from smalti.quantize.table import EMA, Expire, Mapped, Table, Trained
+from smalti.quantize.learning import EMA
+from smalti.quantize.revival import Expire
+from smalti.quantize.table import Table
 from smalti.quantize.terms import Codebook, Commitment, UniformPrior
+from smalti.quantize.vectors import Mapped, Trained
 
 
 def vq(

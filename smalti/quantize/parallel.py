@@ -1,0 +1,115 @@
+"""Parallel: quantizers side by side.
+
+    "cat"    z = [z_0 | z_1 ...], each part has its own dimensions          slots: those of all parts
+    "sum"    every part sees z, and their vectors add up
+
+Sources: "Product Quantization for Nearest Neighbor Search"; "HiFi-Codec" (groups of residual levels); "Moshi" (parts
+that add up).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from smalti.errors import ConfigError, InputError
+from smalti.quantize.base import Noise, Quantized, Quantizer, as_rows, check_codes
+from smalti.quantize.compose import join_terms, take
+from smalti.quantize.dropout import LevelDropout
+
+
+class Parallel(Quantizer):
+    """Quantizers side by side.
+
+    Args:
+        parts: the quantizers.
+        join: "cat" gives each part its own dimensions of z (product quantization), "sum" gives all of z to every part
+            and adds their vectors.
+        dropout: draws one number of residual levels for all parts (whose own dropout rounds it alike); None: each part
+            draws its own.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Quantizer],
+        *,
+        join: Literal["cat", "sum"] = "cat",
+        dropout: LevelDropout | None = None,
+    ) -> None:
+        super().__init__()
+        dims = [part.dim for part in parts]
+        if not parts or join not in ("cat", "sum") or (join == "sum" and len(set(dims)) != 1):
+            raise ConfigError(f"parts must exist and, to be added, share one dimension; got {dims}, join={join!r}")
+        self.parts: Sequence[Quantizer] = nn.ModuleList(parts)  # type: ignore[assignment]
+        self.join, self.dropout = join, dropout
+        self.dim = sum(dims) if join == "cat" else dims[0]
+        self.vocab = tuple(size for part in parts for size in part.vocab)
+        self.bit_order = parts[0].bit_order
+
+    def forward(
+        self,
+        z: Tensor,
+        *,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        noise: Noise | None = None,
+    ) -> Quantized:
+        as_rows(z, self.dim, mask)
+        if self.training and self.dropout is not None:
+            levels = min(len(part.vocab) for part in self.parts)
+            noise = {**(noise or {}), "levels": self.dropout.used(levels, len(z), z.device, noise or {})}
+        outs = [
+            part(piece, mask=mask, context=context, noise=noise)
+            for part, piece in zip(self.parts, self._inputs(z), strict=True)
+        ]
+        loss = torch.stack([out.loss for out in outs]).sum()
+        codes = torch.cat([out.codes for out in outs], -1)
+        return Quantized(self._join([out.z for out in outs]), codes, loss, join_terms([out.terms for out in outs]))
+
+    def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        as_rows(z, self.dim, mask)
+        pieces = zip(self.parts, self._inputs(z), strict=True)
+        return torch.cat([part.encode(piece, mask=mask, context=context) for part, piece in pieces], -1)
+
+    def decode(self, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
+        return self._join([part.decode(piece, context=context) for part, piece in self._split(codes)])
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return torch.cat([part.lookup(piece) for part, piece in self._split(codes)], -2)
+
+    def codebooks(self) -> list[Tensor]:
+        return [table for part in self.parts for table in part.codebooks()]
+
+    @torch.no_grad()
+    def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        if self.join == "sum":
+            raise InputError("parts that add up have no separable costs: ask each part for its candidates")
+        codes, values, costs = None, None, None
+        for part, piece in zip(self.parts, self._inputs(z), strict=True):
+            options = min(k, part.vocab[0])
+            found, vectors, cost = part.candidates(piece, options, context=context)
+            if codes is None or values is None or costs is None:
+                codes, values, costs = found, vectors, cost
+                continue
+            total = (costs[..., :, None] + cost[..., None, :]).flatten(-2)
+            order = total.argsort(dim=-1, stable=True)[..., :k]
+            first, second = order // options, order % options
+            costs = total.gather(-1, order)
+            codes = torch.cat([take(codes, first), take(found, second)], -1)
+            values = torch.cat([take(values, first), take(vectors, second)], -1)
+        assert codes is not None and values is not None and costs is not None  # there is at least one part
+        return codes, values, costs
+
+    def _inputs(self, z: Tensor) -> Sequence[Tensor]:
+        return z.split([part.dim for part in self.parts], -1) if self.join == "cat" else [z] * len(self.parts)
+
+    def _join(self, vectors: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(vectors), -1) if self.join == "cat" else torch.stack(list(vectors)).sum(0)
+
+    def _split(self, codes: Tensor) -> list[tuple[Quantizer, Tensor]]:
+        check_codes(codes, self.vocab)
+        pieces = codes.split([len(part.vocab) for part in self.parts], -1)
+        return list(zip(self.parts, pieces, strict=True))

@@ -1,0 +1,202 @@
+"""Residual: each level quantizes what the levels before it left.
+
+    r_0 = before(z);  q_i = level_i(r_i);  r_{i+1} = r_i - q_i;  z_q = after(q_0 + q_1 + ...)       slots: one per level
+
+Sources: "SoundStream: An End-to-End Neural Audio Codec"; "Autoregressive Image Generation using Residual Quantization"
+(one codebook for all levels); "Residual Quantization with Implicit Neural Codebooks" (levels that depend on the sum so
+far).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from smalti.errors import ConfigError, InputError
+from smalti.quantize.base import DROPPED, Noise, Quantized, Quantizer, as_rows
+from smalti.quantize.beam import Beam, search
+from smalti.quantize.compose import Quantize, join_terms, no_statistics
+from smalti.quantize.dropout import LevelDropout
+from smalti.quantize.estimators import Estimator, StraightThrough
+
+
+class Residual(Quantizer):
+    """Quantizers one after the other.
+
+    A level's table may be another's too (give the same quantizer several times): what all of its levels saw is
+    gathered, and applied once. Conditional levels get the sum of the levels before them as context.
+
+    Args:
+        levels: quantizers of one dimension.
+        before: maps latents (..., dim) into the levels' dimension; None for nothing.
+        after: maps the sum of vectors back; None for nothing.
+        dim: dimension of the latents; the levels' if None.
+        estimator: how gradients pass all levels together; straight-through if None. With "levels" every level's own
+            estimator counts, which multiplies a straight-through gradient by the number of levels, as widely published.
+        dropout: trains prefixes, or None.
+        search: finds the codes; None takes them level by level.
+        passed_gradient: the share of the gradient of the residual that passes the subtraction of a level's vector.
+
+    Noise:
+        levels: the number of levels to use, a scalar or one per sample; anything else goes to the levels.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Quantizer],
+        *,
+        before: nn.Module | None = None,
+        after: nn.Module | None = None,
+        dim: int | None = None,
+        estimator: Estimator | Literal["levels"] | None = None,
+        dropout: LevelDropout | None = None,
+        search: Beam | None = None,
+        passed_gradient: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not levels or len({level.dim for level in levels}) != 1:
+            raise ConfigError(f"residual levels must share one dimension, got {[level.dim for level in levels]}")
+        if dropout is not None:
+            dropout.check(len(levels))
+        if search is not None and not all(isinstance(level, Quantize) for level in levels):
+            raise ConfigError("a search needs levels of the class Quantize")
+        self.levels: Sequence[Quantizer] = nn.ModuleList(levels)  # type: ignore[assignment]
+        self.before, self.after = before or nn.Identity(), after or nn.Identity()
+        self.estimator, self.dropout = estimator or StraightThrough(), dropout
+        self.search, self.passed_gradient = search, passed_gradient
+        self.dim = levels[0].dim if dim is None else dim
+        self.inner_dim = levels[0].dim
+        self.vocab = tuple(size for level in levels for size in level.vocab)
+        self.bit_order = levels[0].bit_order
+
+    def forward(
+        self,
+        z: Tensor,
+        *,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        noise: Noise | None = None,
+    ) -> Quantized:
+        with torch.autocast(z.device.type, enabled=False):
+            as_rows(z, self.dim, mask)
+            x, noise = self.before(z.float()), noise or {}
+            path = self._path(x, mask)
+            used = self._used(z, noise)
+            total, residual = torch.zeros_like(x), x
+            outs: list[Quantized] = []
+            for index, level in enumerate(self.levels):
+                kept = _still_used(mask, used, index, z)
+                if kept is False:
+                    outs.append(_dropped(z, level))
+                    continue
+                seen = total if level.conditional else context
+                if path is None:
+                    out = level(residual, mask=kept, context=seen, noise=noise)
+                else:
+                    assert isinstance(level, Quantize)  # a search has no others
+                    out = level.follow(residual, path[index], mask=kept, context=seen, noise=noise)
+                total, residual = total + out.z, residual - self._subtracted(out.z)
+                outs.append(out)
+            if isinstance(self.estimator, Estimator):
+                total = self.estimator.draw(x, total, noise) if self.training else self.estimator(x, total)
+            vectors = self.after(total)
+            if mask is not None:
+                vectors = vectors.masked_fill(~mask[..., None], 0)
+        losses = torch.stack([out.loss for out in outs])
+        terms = {**join_terms([out.terms for out in outs]), "level_loss": losses.detach()}
+        return Quantized(vectors.to(z.dtype), torch.cat([out.codes for out in outs], -1), losses.sum(), terms)
+
+    def _path(self, x: Tensor, mask: Tensor | None) -> list[Tensor] | None:
+        """The codes of each level that the search finds; masked positions get codes that mean nothing."""
+        if self.search is None:
+            return None
+        rows = x.detach().reshape(-1, self.inner_dim)
+        if mask is not None:
+            rows = torch.where(mask.reshape(-1, 1), rows, 0)
+        codes = self.search.path(self.levels, rows, self.training).view(*x.shape[:-1], -1)
+        return list(codes.split([len(level.vocab) for level in self.levels], -1))
+
+    def _used(self, z: Tensor, noise: Noise) -> Tensor | None:
+        if not self.training or self.dropout is None:
+            return None
+        return self.dropout.used(len(self.levels), len(z), z.device, noise)
+
+    def _subtracted(self, vectors: Tensor) -> Tensor:
+        share = self.passed_gradient
+        return vectors.detach() if share == 0 else share * vectors + (1 - share) * vectors.detach()
+
+    @torch.no_grad()
+    def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            as_rows(z, self.dim, mask)
+            x = self.before(z.float())
+            path = self._path(x, mask)
+            if path is not None:
+                codes = torch.cat(path, -1)
+                return codes if mask is None else codes.masked_fill(~mask[..., None], DROPPED)
+            total, found = torch.zeros_like(x), []
+            residual = x
+            for level in self.levels:
+                seen = total if level.conditional else context
+                found.append(level.encode(residual, mask=mask, context=seen))
+                vectors = level.decode(found[-1], context=seen)
+                total, residual = total + vectors, residual - vectors
+            return torch.cat(found, -1)
+
+    def decode(self, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
+        """Vectors of codes; fewer slots than levels decode the first levels alone."""
+        total = torch.stack(list(self.level_vectors(codes, context=context))).cumsum(0)[-1]
+        return self.after(total).masked_fill((codes < 0).all(-1, keepdim=True), 0)
+
+    def level_vectors(self, codes: Tensor, *, context: Tensor | None = None) -> Iterator[Tensor]:
+        """What each level adds: (batch, *positions, dim of the levels), a level at a time."""
+        total: Tensor | None = None
+        for level, part in zip(self.levels, self._split(codes), strict=False):
+            if total is None:
+                total = torch.zeros(*codes.shape[:-1], self.inner_dim, device=codes.device)
+            vectors = level.decode(part, context=total if level.conditional else context)
+            total = total + vectors
+            yield vectors
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return torch.cat([level.lookup(part) for level, part in zip(self.levels, self._split(codes), strict=False)], -2)
+
+    def codebooks(self) -> list[Tensor]:
+        return [table for level in self.levels for table in level.codebooks()]
+
+    @torch.no_grad()
+    def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The k cheapest ends of a beam search of width k over the levels."""
+        with torch.autocast(z.device.type, enabled=False):
+            rows, _ = as_rows(z, self.dim, None)
+            codes, total, costs = search(self.levels, self.before(rows), k)
+            vectors = self.after(total)
+        shape = z.shape[:-1]
+        return codes.reshape(*shape, k, -1), vectors.reshape(*shape, k, -1), costs.reshape(*shape, k)
+
+    def _split(self, codes: Tensor) -> list[Tensor]:
+        ends = list(accumulate(len(level.vocab) for level in self.levels))
+        if codes.shape[-1] not in ends:
+            raise InputError(f"codes have {codes.shape[-1]} slots, levels end at {ends}")
+        sizes = [len(level.vocab) for level in self.levels[: ends.index(codes.shape[-1]) + 1]]
+        return list(codes.split(sizes, -1))
+
+
+def _still_used(mask: Tensor | None, used: Tensor | None, index: int, z: Tensor) -> Tensor | Literal[False] | None:
+    """The mask of positions that use the level of this number; None if all do, False if the batch drops the level."""
+    if used is None:
+        return mask
+    if used.ndim == 0:
+        return mask if index < int(used) else False
+    own = (index < used).view(-1, *[1] * (z.ndim - 2)).expand(z.shape[:-1])
+    return own if mask is None else own & mask
+
+
+def _dropped(z: Tensor, level: Quantizer) -> Quantized:
+    """What a level gives that the batch drops."""
+    codes = torch.full((*z.shape[:-1], len(level.vocab)), DROPPED, device=z.device)
+    return Quantized(torch.zeros(0), codes, z.new_zeros((), dtype=torch.float32), no_statistics(level.vocab, z.device))
