@@ -22,20 +22,21 @@ from smalti.quantize.scalars import Scalars, refuse_nan
 
 
 class NoiseDropout(Nearest):
-    """The nearest code; in training its scalars get uniform noise with probability `rate`, cut to ±limit.
+    """The nearest code; in training its scalars get uniform noise with probability `rate`, cut at the outermost level.
 
     Args:
         rate: share of scalars that get noise.
         widths: of the noise, for each dimension; a level's own width keeps a noisy scalar nearest to its level.
-        limit: the outermost level.
+        limits: the outermost level of each dimension; 1 if None.
 
     Noise:
         noise_dropout: (rows, dim) in [-1/2, 1/2), zero where there is none; replaces both draws.
     """
 
-    def __init__(self, rate: float, widths: Sequence[float], limit: float = 1.0) -> None:
+    def __init__(self, rate: float, widths: Sequence[float], limits: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.rate, self.widths, self.limit = _share(rate), tuple(widths), limit
+        self.rate, self.widths = _share(rate), tuple(widths)
+        self.limits = (1.0,) * len(self.widths) if limits is None else tuple(limits)
 
     def forward(self, x: Tensor, alphabet: Alphabet, noise: Noise) -> Assigned:
         codes = self.decide(x, alphabet)
@@ -45,8 +46,9 @@ class NoiseDropout(Nearest):
         drawn = noise.get("noise_dropout")
         if drawn is None:
             drawn = (torch.rand_like(vectors) - 0.5) * (torch.rand_like(vectors) < self.rate)
-        noisy = vectors + drawn * torch.tensor(self.widths, device=x.device)
-        return Assigned(codes, torch.where(drawn == 0, vectors, noisy.clamp(-self.limit, self.limit)))
+        widths, limits = torch.tensor([self.widths, self.limits], device=x.device)
+        noisy = torch.clamp(vectors + drawn * widths, -limits, limits)
+        return Assigned(codes, torch.where(drawn == 0, vectors, noisy))
 
 
 class Perturbed(Nearest):
