@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smalti.errors import InputError
-from smalti.quantize.base import Alphabet, Noise
+from smalti.quantize.base import Alphabet, Noise, refuse_nan
 
 
 @dataclass(frozen=True)
@@ -134,6 +133,5 @@ class Sampled(Assign):
 
     def decide(self, x: Tensor, alphabet: Alphabet) -> Tensor:
         logits = self.logits(x)
-        if not bool(torch.isfinite(logits).all()):
-            raise InputError("latents hold NaN or infinity")
+        refuse_nan(logits)
         return logits.argmax(1, keepdim=True)

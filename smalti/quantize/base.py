@@ -185,10 +185,18 @@ def as_rows(z: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, Tensor | 
     return rows, mask.reshape(-1)
 
 
+def refuse_nan(x: Tensor) -> None:
+    """Raises InputError if latents hold NaN or infinity; a compiled program can't ask."""
+    if not torch.compiler.is_compiling() and not bool(torch.isfinite(x).all()):
+        raise InputError("latents hold NaN or infinity")
+
+
 def check_codes(codes: Tensor, vocab: tuple[int, ...]) -> None:
     """Raises InputError unless codes are integers of shape (..., slots) in -1..vocab-1."""
     if codes.ndim < 1 or codes.shape[-1] != len(vocab) or codes.dtype != torch.int64:
         raise InputError(f"codes must be int64 (..., {len(vocab)}), got {codes.dtype} {tuple(codes.shape)}")
+    if torch.compiler.is_compiling():
+        return  # a compiled program makes no choice by value
     last = torch.tensor([size - 1 for size in vocab], device=codes.device)  # 2^63 codes: only the last one is an int64
     wrong = (codes < DROPPED) | (codes > last)
     if bool(wrong.any()):

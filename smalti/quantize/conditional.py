@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from smalti.errors import InputError
-from smalti.quantize.base import Alphabet
+from smalti.quantize.base import Alphabet, refuse_nan
 from smalti.quantize.sums import folded_sum
 from smalti.quantize.vectors import Trained
 
@@ -112,8 +112,7 @@ class InContext(Alphabet):
         (size,) = self.vocab
         if not 1 <= k <= size:
             raise InputError(f"k must be in 1..{size}, the number of codes, got {k}")
-        if not torch.compiler.is_compiling() and not bool(torch.isfinite(x).all()):
-            raise InputError("latents hold NaN or infinity")
+        refuse_nan(x)
         step = max(1, HELD // (size * self.dim))
         found = [self._nearest_k(*part, k) for part in zip(x.split(step), self.context.split(step), strict=True)]
         codes = torch.cat([x.new_zeros(0, k, dtype=torch.int64), *[each for each, _ in found]])

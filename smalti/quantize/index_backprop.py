@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smalti.quantize.assign import Assign, Assigned
-from smalti.quantize.base import Alphabet, Noise
-from smalti.quantize.scalars import refuse_nan
+from smalti.quantize.base import Alphabet, Noise, refuse_nan
 from smalti.quantize.terms import Term
 
 BUFFER = 2**22  # floats of one chunk of logits

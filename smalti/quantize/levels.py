@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError, InputError
-from smalti.quantize.base import Alphabet, BitOrder
+from smalti.quantize.base import Alphabet, BitOrder, refuse_nan
 from smalti.quantize.indices import strides
-from smalti.quantize.scalars import cheapest_products, refuse_nan, spelled_out
+from smalti.quantize.scalars import cheapest_products, spelled_out
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.errors import ConfigError, InputError
-from smalti.quantize.base import Alphabet
+from smalti.quantize.base import Alphabet, refuse_nan
 from smalti.quantize.enumeration import Enumeration
 from smalti.quantize.neighbours import nearest_k
 from smalti.quantize.scalars import MAX_SPELLED_OUT
@@ -102,8 +102,7 @@ def nearest_pulses(x: Tensor, pulses: int, search: Search = "exact") -> Tensor:
     Raises:
         InputError: if a number is NaN or infinite.
     """
-    if not torch.compiler.is_compiling() and not bool(torch.isfinite(x).all()):
-        raise InputError("latents hold NaN or infinity")
+    refuse_nan(x)
     exact = x.detach().double()
     magnitude = exact.abs()
     largest = magnitude.amax(1, keepdim=True)

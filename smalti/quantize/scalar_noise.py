@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from smalti.errors import ConfigError
 from smalti.quantize.assign import Assign, Assigned, Nearest
-from smalti.quantize.base import Alphabet, Noise
-from smalti.quantize.scalars import Scalars, refuse_nan
+from smalti.quantize.base import Alphabet, Noise, refuse_nan
+from smalti.quantize.scalars import Scalars
 
 
 class NoiseDropout(Nearest):

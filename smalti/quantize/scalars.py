@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import ConfigError, InputError
-from smalti.quantize.base import Alphabet, BitOrder
+from smalti.quantize.base import Alphabet, BitOrder, refuse_nan
 from smalti.quantize.constants import keep, kept
 from smalti.quantize.indices import strides
 
@@ -130,12 +130,6 @@ class Scalars(Alphabet):
     def codebooks(self) -> list[Tensor]:
         codes = spelled_out(self.vocab[0], self._basis.device)
         return [self.values(self.digits(codes[:, None])[:, 0])] * self.groups
-
-
-def refuse_nan(x: Tensor) -> None:
-    """Raises InputError if latents hold NaN or infinity; a compiled graph can't ask."""
-    if not torch.compiler.is_compiling() and not bool(torch.isfinite(x).all()):
-        raise InputError("latents hold NaN or infinity")
 
 
 def spelled_out(codes: int, device: torch.device) -> Tensor:
