@@ -54,6 +54,7 @@ def check_quantizer(quantizer: Quantizer, *, seed: int = 0) -> None:
             _check_dropped(quantizer, z)
             _check_precision(quantizer, z)
             _check_candidates(quantizer, z)
+            _check_margin(quantizer, z)
             _check_tables(quantizer, z)
             _check_refusals(quantizer, z)
         _check_gradient(quantizer, z)
@@ -163,6 +164,17 @@ def _check_candidates(quantizer: Quantizer, z: Tensor) -> None:
     _expect(values.shape == (*z.shape[:-1], k, quantizer.dim), f"candidate values have shape {tuple(values.shape)}")
     _expect(bool((costs.diff(dim=-1) >= 0).all()), "candidates must come best first")
     _expect(_close(values, quantizer.decode(codes)), "candidate values are not what the codes decode to")
+
+
+def _check_margin(quantizer: Quantizer, z: Tensor) -> None:
+    mask = torch.ones(z.shape[:-1], dtype=torch.bool)
+    mask[0] = False
+    for chosen in (None, mask):
+        codes, margin = quantizer.encode_with_margin(z, mask=chosen)
+        _expect(torch.equal(codes, quantizer.encode(z, mask=chosen)), "the codes beside margins are those of encode")
+        _expect(margin.shape == codes.shape and margin.dtype == torch.float32, "a margin for each code, float32")
+        _expect(bool((margin >= 0).all()), "the second best code is not better than the best")
+        _expect(bool(torch.isinf(margin[codes < 0]).all()), "margins of masked positions are infinite")
 
 
 def _check_tables(quantizer: Quantizer, z: Tensor) -> None:

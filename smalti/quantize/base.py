@@ -7,8 +7,9 @@ z_q ◄──after── estimator(x, q) ◄────────────
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -95,6 +96,35 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The k best codes, best first: codes (..., k, slots), values (..., k, dim), costs (..., k)."""
+
+    def members(self) -> Sequence[Quantizer]:
+        """The quantizers that it is made of, whose slots it has one after another; none if it is made of none."""
+        return ()
+
+    def usage(self) -> Tensor:
+        """Share of each slot's codes that training has chosen of late (65,536 positions or more), over all ranks.
+
+        Returns:
+            (slots,), or a value for each scale and slot; NaN for vocabularies over 2^20, which are not counted.
+        """
+        return torch.cat([member.usage() for member in self.members()])
+
+    def encode_with_margin(
+        self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Codes, and how far each was from being another.
+
+        Returns:
+            codes as `encode` gives them; and, of the same shape, float32, the cost of the second best code minus that
+            of the best (squared distances, mostly). Slots that are chosen together share one margin. Where there is no
+            other code, and at masked positions, it is infinite.
+        """
+        codes = self.encode(z, mask=mask, context=context)
+        return codes, self.margin(z, codes, context=context).masked_fill(codes < 0, math.inf)
+
+    @abstractmethod
+    def margin(self, z: Tensor, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
+        """The margins of codes that `encode` gave for z; of the shape of the codes, float32."""
 
     def update(self) -> None:
         """Applies what `forward` gathered (moving averages, dead codes); call once per optimizer step."""

@@ -5,8 +5,10 @@ z ─before─► ─project─► x ─assign─► codes ─lookup─► q ─
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from smalti.quantize.base import (
 from smalti.quantize.distributed import active, sum_over_ranks
 from smalti.quantize.estimators import Estimator, StraightThrough
 from smalti.quantize.terms import Term
+from smalti.quantize.usage import Usage
 
 COUNTED_VOCAB = 2**20  # above this a batch's histogram costs more than it says
 
@@ -65,6 +68,7 @@ class Quantize(Quantizer):
         self.terms = tuple(terms)
         self.dim = alphabet.dim if dim is None else dim
         self.vocab, self.bit_order = alphabet.vocab, alphabet.bit_order
+        self._usage = Usage(self.vocab if max(self.vocab) <= COUNTED_VOCAB else (0,) * len(self.vocab))
 
     @property
     def conditional(self) -> bool:  # type: ignore[override]
@@ -117,9 +121,22 @@ class Quantize(Quantizer):
                 alphabet.observe(x.detach(), assigned.codes, noise)
             vectors = _spread(self.after(out), real, 0.0).to(z.dtype)
             codes = _spread(assigned.codes, real, DROPPED)
-            terms.update(batch_statistics(assigned.codes, self.vocab, over_ranks=learning))
+            counts = batch_counts(assigned.codes, self.vocab, over_ranks=learning)
+            terms.update(statistics(counts))
+            if learning and counts:
+                self._usage.add(counts, len(latents))
         shape = z.shape[:-1]
         return Quantized(vectors.reshape(*shape, -1), codes.reshape(*shape, -1), loss, terms)
+
+    def usage(self) -> Tensor:
+        return self._usage.share()
+
+    @torch.no_grad()
+    def margin(self, z: Tensor, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
+        if prod(self.vocab) < 2:
+            return torch.full(codes.shape, math.inf, device=codes.device)
+        *_, costs = self.candidates(z, 2, context=context)
+        return (costs[..., 1:] - costs[..., :1]).float().expand(codes.shape).clone()
 
     def _given(self, context: Tensor | None, real: Tensor | None) -> Alphabet:
         if not self.conditional:
@@ -184,34 +201,38 @@ class Quantize(Quantizer):
 
 
 @torch.no_grad()
-def batch_statistics(codes: Tensor, vocab: tuple[int, ...], *, over_ranks: bool) -> dict[str, Tensor]:
-    """Perplexity and utilisation (share of codes used) of a batch, a value per slot, without waiting for a GPU.
+def batch_counts(codes: Tensor, vocab: tuple[int, ...], *, over_ranks: bool) -> list[Tensor]:
+    """How often each code of each slot occurs in a batch, without waiting for a GPU: (codes,) per slot.
 
     Args:
         codes: (rows, slots), real ones.
-        vocab: per slot; vocabularies over 2^20 are left out.
+        vocab: per slot.
         over_ranks: count the codes of all ranks, each of which must call this.
 
     Returns:
-        {} where nothing is counted; with ranks, of which only the others may have codes, perplexity 1 and utilisation 0
-        where none has any.
+        [] where nothing is counted: without codes, and with vocabularies over 2^20.
     """
     over_ranks = over_ranks and active()
     if max(vocab) > COUNTED_VOCAB or (codes.numel() == 0 and not over_ranks):
+        return []
+    counts = [count_codes(codes[:, slot], size) for slot, size in enumerate(vocab)]
+    return [sum_over_ranks(each) for each in counts] if over_ranks else counts
+
+
+@torch.no_grad()
+def statistics(counts: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Perplexity and utilisation (share of codes used) of each slot's counts; 1 and 0 where nothing was counted."""
+    if not counts:
         return {}
-    perplexities, shares = [], []
-    for slot, size in enumerate(vocab):
-        counts = count_codes(codes[:, slot], size)
-        if over_ranks:
-            sum_over_ranks(counts)
-        p = counts / counts.sum().clamp(min=1)
-        perplexities.append(torch.exp(-torch.special.xlogy(p, p).sum()))
-        shares.append((counts > 0).float().mean())
-    return {"perplexity": torch.stack(perplexities), "utilisation": torch.stack(shares)}
+    shares = [each / each.sum().clamp(min=1) for each in counts]
+    return {
+        "perplexity": torch.stack([torch.exp(-torch.special.xlogy(p, p).sum()) for p in shares]),
+        "utilisation": torch.stack([(each > 0).float().mean() for each in counts]),
+    }
 
 
 def no_statistics(vocab: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
-    """What `batch_statistics` says of a batch without codes, over whatever ranks."""
+    """What `statistics` says of a batch without codes, over whatever ranks."""
     if max(vocab) > COUNTED_VOCAB:
         return {}
     slots = len(vocab)

@@ -189,6 +189,22 @@ class MultiScale(Quantizer):
         """
         return self._accumulate(codes, extent)[-1]
 
+    @torch.no_grad()
+    def margin(self, z: Tensor, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
+        full, margins = self._full(z, None), []
+        maps = self.split(codes, full)
+        mask = _real_positions(maps, full)
+        with torch.autocast(z.device.type, enabled=False):
+            rest = z.float() if mask is None else z.float().masked_fill(~mask[..., None], 0)
+            for index, own in enumerate(maps):
+                part, _ = self._shrink(rest, tuple(own.shape[1:-1]), mask)
+                margins.append(self.levels[index].margin(part, own).flatten(1, -2))
+                rest = rest - self._grow(index, self.levels[index].decode(own), full, mask)
+        return torch.cat(margins, 1)
+
+    def members(self) -> Sequence[Quantizer]:
+        return self.levels
+
     def lookup(self, codes: Tensor) -> Tensor:
         """Each slot's own vector: (batch, positions of the scales, slots, code dim)."""
         maps = self.split(codes)

@@ -77,6 +77,13 @@ class Parallel(Quantizer):
     def decode(self, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
         return self._join([part.decode(piece, context=context) for part, piece in self._split(codes)])
 
+    def margin(self, z: Tensor, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
+        pieces = zip(self._split(codes), self._inputs(z), strict=True)
+        return torch.cat([part.margin(piece, own, context=context) for (part, own), piece in pieces], -1)
+
+    def members(self) -> Sequence[Quantizer]:
+        return self.parts
+
     def lookup(self, codes: Tensor) -> Tensor:
         return torch.cat([part.lookup(piece) for part, piece in self._split(codes)], -2)
 

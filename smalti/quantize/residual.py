@@ -62,8 +62,8 @@ class Residual(Quantizer):
             raise ConfigError(f"residual levels must share one dimension, got {[level.dim for level in levels]}")
         if dropout is not None:
             dropout.check(len(levels))
-        if search is not None and not all(isinstance(level, Quantize) for level in levels):
-            raise ConfigError("a search needs levels of the class Quantize")
+        if search is not None:
+            search.check(levels)
         self.levels: Sequence[Quantizer] = nn.ModuleList(levels)  # type: ignore[assignment]
         self.before, self.after = before or nn.Identity(), after or nn.Identity()
         self.estimator, self.dropout = estimator or StraightThrough(), dropout
@@ -84,8 +84,8 @@ class Residual(Quantizer):
         with torch.autocast(z.device.type, enabled=False):
             as_rows(z, self.dim, mask)
             x, noise = self.before(z.float()), noise or {}
-            path = self._path(x, mask)
             used = self._used(z, noise)
+            path = self._path(x, mask, used)
             total, residual = torch.zeros_like(x), x
             outs: list[Quantized] = []
             for index, level in enumerate(self.levels):
@@ -110,15 +110,16 @@ class Residual(Quantizer):
         terms = {**join_terms([out.terms for out in outs]), "level_loss": losses.detach()}
         return Quantized(vectors.to(z.dtype), torch.cat([out.codes for out in outs], -1), losses.sum(), terms)
 
-    def _path(self, x: Tensor, mask: Tensor | None) -> list[Tensor] | None:
+    def _path(self, x: Tensor, mask: Tensor | None, used: Tensor | None) -> list[Tensor] | None:
         """The codes of each level that the search finds; masked positions get codes that mean nothing."""
         if self.search is None:
             return None
+        levels = self.levels if used is None or used.ndim else self.levels[: int(used)]
         rows = x.detach().reshape(-1, self.inner_dim)
         if mask is not None:
             rows = torch.where(mask.reshape(-1, 1), rows, 0)
-        codes = self.search.path(self.levels, rows, self.training).view(*x.shape[:-1], -1)
-        return list(codes.split([len(level.vocab) for level in self.levels], -1))
+        codes = self.search.path(levels, rows, self.training).view(*x.shape[:-1], -1)
+        return list(codes.split([len(level.vocab) for level in levels], -1))
 
     def _used(self, z: Tensor, noise: Noise) -> Tensor | None:
         if not self.training or self.dropout is None:
@@ -134,7 +135,7 @@ class Residual(Quantizer):
         with torch.autocast(z.device.type, enabled=False):
             as_rows(z, self.dim, mask)
             x = self.before(z.float())
-            path = self._path(x, mask)
+            path = self._path(x, mask, None)
             if path is not None:
                 codes = torch.cat(path, -1)
                 return codes if mask is None else codes.masked_fill(~mask[..., None], DROPPED)
@@ -161,6 +162,21 @@ class Residual(Quantizer):
             vectors = level.decode(part, context=total if level.conditional else context)
             total = total + vectors
             yield vectors
+
+    @torch.no_grad()
+    def margin(self, z: Tensor, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            residual, margins = self.before(z.float()), []
+            total = torch.zeros_like(residual)
+            for level, own in zip(self.levels, self._split(codes), strict=True):
+                seen = total if level.conditional else context
+                margins.append(level.margin(residual, own, context=seen))
+                vectors = level.decode(own, context=seen)
+                total, residual = total + vectors, residual - vectors
+            return torch.cat(margins, -1)
+
+    def members(self) -> Sequence[Quantizer]:
+        return self.levels
 
     def lookup(self, codes: Tensor) -> Tensor:
         return torch.cat([level.lookup(part) for level, part in zip(self.levels, self._split(codes), strict=False)], -2)

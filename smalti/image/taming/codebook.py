@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -149,6 +150,12 @@ class Remapped(Quantizer):
     def codebooks(self) -> list[Tensor]:
         every = torch.arange(self.vocab[0], device=self.used.device)[:, None]
         return [self.inner.codebooks()[0][self._original(every)[:, 0]]]
+
+    def margin(self, z: Tensor, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
+        return self.inner.margin(z, self.inner.encode(z, context=context), context=context)
+
+    def members(self) -> Sequence[Quantizer]:
+        return (self.inner,)
 
     @torch.no_grad()
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,44 @@
+"""Encoding compiles as one graph and exports, for every quantizer that has a name, and gives the same codes then."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smalti.quantize import NAMES, Quantizer, create
+from tests.quantize.test_contract import OPTIONS
+
+
+class Encode(nn.Module):
+    """What is exported."""
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.quantizer.encode(z)
+
+
+def named(name: str) -> Quantizer:
+    torch.manual_seed(0)
+    return create(name, **OPTIONS[name]).eval()
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_encode_compiles_as_one_graph(name: str) -> None:
+    quantizer = named(name)
+    z = torch.randn(3, 11, quantizer.dim)
+    torch.compiler.reset()
+    compiled = torch.compile(quantizer.encode, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(z), quantizer.encode(z))
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_encode_exports_for_any_batch(name: str) -> None:
+    quantizer = named(name)
+    batch = torch.export.Dim("batch", min=2, max=512)
+    program = torch.export.export(Encode(quantizer), (torch.randn(3, 11, quantizer.dim),), dynamic_shapes=({0: batch},))
+    z = torch.randn(7, 11, quantizer.dim)
+    assert torch.equal(program.module()(z), quantizer.encode(z))
