@@ -13,10 +13,12 @@ from smalti.quantize.assign import Assign, Assigned, Given, Nearest, Rows, Sampl
 from smalti.quantize.base import DROPPED, Alphabet, Noise, Quantized, Quantizer
 from smalti.quantize.beam import Beam
 from smalti.quantize.bounds import BoundFSQ, Cumulative, HardClamp, SoftClamp, Standardise, Turn, UnitSphere
+from smalti.quantize.bridge import LinearBridge, ModulatedBridge, VQBridge, materialise
 from smalti.quantize.clustering import kmeans
 from smalti.quantize.code_terms import CrossEntropyCommitment, Diversity, Mutual, Orthogonal, code_cross_entropy
 from smalti.quantize.compose import Quantize
 from smalti.quantize.conditional import Conditional, ResidualMLP
+from smalti.quantize.directions import Directions
 from smalti.quantize.dropout import Dropout, LevelDropout, SampleDropout
 from smalti.quantize.entropy import (
     BitEntropy,
@@ -48,6 +50,7 @@ from smalti.quantize.moments import Moments
 from smalti.quantize.multiscale import MultiScale, PartialSums, Prefixes
 from smalti.quantize.named import NAMES, create
 from smalti.quantize.neighbours import Prepared, nearest, nearest_k, prepare
+from smalti.quantize.normalised_ema import NormalisedEMA
 from smalti.quantize.one_hot import BinaryMapping, OneHot
 from smalti.quantize.parallel import Parallel
 from smalti.quantize.residual import Residual
@@ -59,6 +62,7 @@ from smalti.quantize.soft import Drawn, Soft
 from smalti.quantize.table import Table
 from smalti.quantize.terms import Codebook, Commitment, Term, UniformPrior
 from smalti.quantize.vectors import Bridged, Frozen, Mapped, Trained, Vectors, uniform
+from smalti.quantize.vqp import from_vqp
 from smalti.quantize.warped import Through, Warped
 
 __all__ = [
@@ -83,6 +87,7 @@ __all__ = [
     "CrossEntropyCommitment",
     "Cumulative",
     "DiVeQ",
+    "Directions",
     "Diversity",
     "DotEntropy",
     "DoubleQuantization",
@@ -102,13 +107,16 @@ __all__ = [
     "Learning",
     "LevelDropout",
     "Levels",
+    "LinearBridge",
     "Mapped",
+    "ModulatedBridge",
     "Moments",
     "MultiScale",
     "Mutual",
     "Nearest",
     "Noise",
     "NoiseDropout",
+    "NormalisedEMA",
     "OneHot",
     "Orthogonal",
     "Parallel",
@@ -148,15 +156,18 @@ __all__ = [
     "Turn",
     "UniformPrior",
     "UnitSphere",
+    "VQBridge",
     "Vectors",
     "Warped",
     "code_cross_entropy",
     "create",
+    "from_vqp",
     "join_codes",
     "kmeans",
     "leech_codebook",
     "log_added",
     "log_clamped",
+    "materialise",
     "nearest",
     "nearest_k",
     "prepare",

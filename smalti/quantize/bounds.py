@@ -6,6 +6,7 @@
     HardClamp   cut at ±limit: for latents that something else has bounded
     BoundFSQ    the published bound of FSQ: tanh, shifted for even levels
     Cumulative  a distribution's cumulative function: (0, 1), evenly used if latents follow that distribution (FSP)
+    Rescale     an interval moved to another (TokenBridge)
     UnitSphere  length 1 (BSQ)
     Turn        a fixed rotation (and its way back)
 
@@ -138,6 +139,37 @@ class Standardise(nn.Module):
 
     def forward(self, p: Tensor) -> Tensor:
         return (p - 0.5) / UNIT_DEVIATION
+
+
+class Rescale(nn.Module):
+    """Moves an interval linearly to [-limit, limit]. `back()` is the module that undoes it.
+
+    Args:
+        low: lower end of the interval.
+        high: upper end.
+        limit: what the ends become.
+    """
+
+    def __init__(self, low: float, high: float, limit: float) -> None:
+        super().__init__()
+        if not low < high or limit <= 0:
+            raise ConfigError(f"an interval needs low < high and a positive limit, got {low}, {high}, {limit}")
+        self.low, self.high, self.limit = low, high, limit
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (z - self.low) / (self.high - self.low) * (2 * self.limit) - self.limit
+
+    def back(self) -> nn.Module:
+        return _RescaleBack(self)
+
+
+class _RescaleBack(nn.Module):
+    def __init__(self, forth: Rescale) -> None:
+        super().__init__()
+        self.low, self.high, self.limit = forth.low, forth.high, forth.limit
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (z + self.limit) / (2 * self.limit) * (self.high - self.low) + self.low
 
 
 class UnitSphere(nn.Module):

@@ -35,6 +35,7 @@ from smalti.quantize.base import Alphabet
 from smalti.quantize.distributed import active, sum_over_ranks
 from smalti.quantize.scalars import Scalars
 from smalti.quantize.terms import Term
+from smalti.quantize.warped import Warped
 
 JOINT_CODES = 2**20  # a joint distribution over more codes is taken in parts of at most so many
 SOFT_BUFFER = 2**22  # floats of one chunk of distributions; chunks are computed again in the backward pass
@@ -94,11 +95,15 @@ class ScalarEntropy(Term):
         own, factors = self.factors(x, alphabet)
         if self.share < 1:
             own = own[torch.randperm(len(own), device=own.device)[: max(1, int(self.share * len(own)))]]
-        means = [self.mean_distribution(part) for part in _parts(factors, self.joint)]
+        means = [self._mean(part) for part in _parts(factors, self.joint)]
         batch = torch.stack([-(mean * self.logarithm(mean)).sum(-1).mean() for mean in means]).sum()
         return own.mean(), batch
 
-    def mean_distribution(self, factors: Sequence[Tensor]) -> Tensor:
+    def mean_distributions(self, x: Tensor, alphabet: Alphabet) -> list[Tensor]:
+        """The mean distribution of each part of the dimensions: (groups or 1, codes of the part), big-endian."""
+        return [self._mean(part) for part in _parts(self.factors(x, alphabet)[1], self.joint)]
+
+    def _mean(self, factors: Sequence[Tensor]) -> Tensor:
         """Mean joint distribution of some dimensions, each (rows, groups, levels): (groups or 1, codes)."""
         if self.pooled:
             factors = [factor.flatten(0, 1)[:, None] for factor in factors]
@@ -117,8 +122,7 @@ class ScalarEntropy(Term):
 
     def factors(self, x: Tensor, alphabet: Alphabet) -> tuple[Tensor, list[Tensor]]:
         """Entropy of each row and group (rows, groups), and each dimension's distribution (rows, groups, levels)."""
-        if not isinstance(alphabet, Scalars):
-            raise ConfigError(f"ScalarEntropy needs Scalars, got {type(alphabet).__name__}")
+        alphabet = _grid(alphabet)
         grouped = x.unflatten(-1, (alphabet.groups, len(alphabet.levels)))
         own, factors = x.new_zeros(grouped.shape[:-1]), []
         for column, table in zip(grouped.unbind(-1), alphabet.tables(), strict=True):
@@ -133,7 +137,8 @@ class BitEntropy(ScalarEntropy):
     """ScalarEntropy where every dimension is one bit, ± its scale (LFQ, BSQ): a sigmoid per bit, no softmax."""
 
     def factors(self, x: Tensor, alphabet: Alphabet) -> tuple[Tensor, list[Tensor]]:
-        if not isinstance(alphabet, Scalars) or not alphabet.signs:
+        alphabet = _grid(alphabet)
+        if not alphabet.signs:
             raise ConfigError("BitEntropy needs Scalars whose levels are all 2, on the symmetric grid")
         grouped = x.unflatten(-1, (alphabet.groups, len(alphabet.levels)))
         logits = grouped * (4 / self.temperature * torch.tensor(alphabet.scales, dtype=x.dtype, device=x.device))
@@ -141,6 +146,14 @@ class BitEntropy(ScalarEntropy):
         # H(sigmoid(a)) = softplus(a) - a sigmoid(a): exact and stable where log p is not.
         own = (F.softplus(logits) - logits * ones).sum(-1)
         return own, list(torch.stack([1 - ones, ones], -1).unbind(-2))
+
+
+def _grid(alphabet: Alphabet) -> Scalars:
+    """The grid of codes, also where latents are bounded on the way to it: the distribution is that of the latents."""
+    inner = alphabet.alphabet if isinstance(alphabet, Warped) else alphabet
+    if not isinstance(inner, Scalars):
+        raise ConfigError(f"this entropy needs Scalars, got {type(inner).__name__}")
+    return inner
 
 
 def _parts(factors: Sequence[Tensor], joint: int) -> list[Sequence[Tensor]]:

@@ -9,6 +9,7 @@ Visual Generation" (TokenBridge, 2025); "Least Squares Quantization in PCM" (Llo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import prod
 from typing import TypeVar
@@ -124,21 +125,21 @@ def even_levels(count: int) -> Tensor:
     return (torch.arange(count, dtype=torch.float64) / steps - 0.5).float()
 
 
-def normal_levels(bits: int, *, deviations: float = 3.0) -> Tensor:
+def normal_levels(bits: int, *, deviations: float = 3.0, arithmetic: torch.dtype = torch.float64) -> Tensor:
     """Means of 2^bits equally likely parts of a standard normal distribution, cut at ±deviations: (2^bits,).
 
-    Source: TokenBridge. `stretched` moves them to the range of latents.
+    Source: TokenBridge.
+
+    Args:
+        bits: the number of levels is 2^bits.
+        deviations: where the distribution is cut.
+        arithmetic: official checkpoints need float32, which their tables were computed in; it moves rare levels.
     """
-    count = 2**bits
-    normal = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.0)
-    bounds = normal.icdf(torch.arange(count + 1, dtype=torch.float64) / count).clamp(-deviations, deviations)
-    density, below = normal.log_prob(bounds).exp(), normal.cdf(bounds)
+    even = torch.arange(2**bits + 1, dtype=torch.float64) / 2**bits
+    bounds = (torch.erfinv(2 * even - 1) * math.sqrt(2)).to(arithmetic).clamp(-deviations, deviations)
+    density = torch.exp(-bounds.square() / 2) / math.sqrt(2 * math.pi)
+    below = (1 + torch.erf(bounds / math.sqrt(2))) / 2
     return ((density[:-1] - density[1:]) / below.diff().clamp(min=1e-10)).float()
-
-
-def stretched(levels: Tensor, low: float, high: float, *, deviations: float = 3.0) -> Tensor:
-    """Levels of [-deviations, deviations] moved to [low, high]."""
-    return ((levels.double() + deviations) / (2 * deviations) * (high - low) + low).float()
 
 
 def quantile_levels(samples: Tensor, count: int) -> Tensor:

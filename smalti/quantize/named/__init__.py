@@ -12,7 +12,23 @@ from smalti.errors import ConfigError
 from smalti.quantize.base import Quantizer
 from smalti.quantize.named.added import pyramid
 from smalti.quantize.named.combined import product, residual
-from smalti.quantize.named.scalars import fsq, lookup_free
+from smalti.quantize.named.scalars import (
+    bernoulli,
+    binary_mapper,
+    dimension_wise,
+    fsp,
+    fsq,
+    group_wise,
+    ifsq,
+    latent,
+    leech,
+    lookup_free,
+    residual_fsq,
+    residual_lookup_free,
+    spherical,
+    symmetric_fsq,
+)
+from smalti.quantize.named.scales import multi_rate, multi_scale
 from smalti.quantize.named.vectors import ema, gumbel, simvq, vq
 
 NAMES: dict[str, Callable[..., Quantizer]] = {
@@ -21,9 +37,23 @@ NAMES: dict[str, Callable[..., Quantizer]] = {
     "simvq": simvq,
     "gumbel": gumbel,
     "fsq": fsq,
+    "symmetric-fsq": symmetric_fsq,
+    "ifsq": ifsq,
+    "residual-fsq": residual_fsq,
+    "fsp": fsp,
+    "latent": latent,
+    "dimension-wise": dimension_wise,
     "lookup-free": lookup_free,
+    "group-wise": group_wise,
+    "spherical": spherical,
+    "residual-lookup-free": residual_lookup_free,
+    "bernoulli": bernoulli,
+    "binary-mapper": binary_mapper,
+    "leech": leech,
     "residual": residual,
     "product": product,
+    "multi-scale": multi_scale,
+    "multi-rate": multi_rate,
     "pyramid": pyramid,
 }
 

@@ -12,7 +12,7 @@ from smalti.quantize.compose import Quantize
 from smalti.quantize.multiscale import MultiScale, Prefixes
 from smalti.quantize.scales import Interpolate, Sizes, Smoothing
 from smalti.quantize.vqp.reading import REQUIRED, Options, State
-from smalti.quantize.vqp.vectors import VECTOR_QUANTIZE, codebook, level
+from smalti.quantize.vqp.vectors import LEVEL, codebook, level
 
 OWN: Mapping[str, Any] = {
     "dim": REQUIRED,
@@ -73,7 +73,7 @@ def _levels(o: Options, s: State, count: int) -> list[Quantizer]:
     inner = {**o.only(INNER), "dim": o["dim"], "codebook_size": sizes[0]}
     inner["commitment_weight"] = o["commitment_weight"] / count
     inner["orthogonal_reg_weight"] = o["orthogonal_reg_weight"] / count
-    own = Options("VectorQuantize", inner, VECTOR_QUANTIZE)
+    own = Options("VectorQuantize", inner, LEVEL)
     if o["shared_codebook"]:
         return [_level(own, s.under("vq."))] * count
     return [_level(own, s.under(f"vqs.{index}.")) for index in range(count)]
