@@ -25,6 +25,8 @@ def adapter(slug: str) -> ModuleType:
 
 def check(file: Path, part: str | None) -> None:
     module = adapter(file.parent.name)
+    if not part and not hasattr(module, "run"):
+        pytest.skip(f"{file.parent.name}: planned, only its quantizer is there yet")
     case = read_case(file)
     expected = case.quantizer_outputs() if part else sorted(case.outputs)
     if part and not expected:

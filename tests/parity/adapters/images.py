@@ -48,9 +48,9 @@ def tokenizer_outputs(
     return outputs, out
 
 
-def shaped(case: Case, codes: Tensor) -> Tensor:
-    """Codes as the official code gives them, flat or on their grid."""
-    return codes.reshape(case.outputs["indices"].shape)
+def shaped(case: Case, codes: Tensor, name: str = "indices") -> Tensor:
+    """Codes as the official code gives them, flat or on their grid, under a name."""
+    return codes.reshape(case.outputs[name].shape)
 
 
 def asked(outputs: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
