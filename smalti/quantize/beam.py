@@ -16,7 +16,7 @@ from torch import Tensor
 
 from smalti.errors import ConfigError
 from smalti.quantize.base import Quantizer
-from smalti.quantize.compose import take
+from smalti.quantize.compose import Quantize, take
 from smalti.quantize.sums import folded_sum
 
 HELD = 2**22  # numbers of ends held at once
@@ -41,10 +41,18 @@ class Beam:
         if self.width < 1 or (self.eval_width is not None and self.eval_width < 1):
             raise ConfigError(f"a beam keeps at least one path, got {self.width} and {self.eval_width}")
 
+    def check(self, levels: Sequence[Quantizer]) -> None:
+        """Raises ConfigError unless it can search these levels."""
+        if not all(isinstance(level, Quantize) for level in levels):
+            raise ConfigError("a search needs levels of the class Quantize")
+        if self.level_weights is not None and len(self.level_weights) != len(levels):
+            raise ConfigError(f"{len(levels)} levels need as many weights, got {len(self.level_weights)}")
+
     def path(self, levels: Sequence[Quantizer], x: Tensor, training: bool) -> Tensor:
-        """Codes of the cheapest path found for each row of x (rows, dim): (rows, slots)."""
+        """Codes of the cheapest path found through the first levels for each row of x (rows, dim): (rows, slots)."""
         width = self.width if training or self.eval_width is None else self.eval_width
-        return search(levels, x, width, self.level_weights)[0][:, 0]
+        weights = None if self.level_weights is None else self.level_weights[: len(levels)]
+        return search(levels, x, width, weights)[0][:, 0]
 
 
 @torch.no_grad()
@@ -62,8 +70,6 @@ def search(
     Returns:
         codes (rows, paths, slots), sums of vectors (rows, paths, dim), costs (rows, paths), float64.
     """
-    if level_weights is not None and len(level_weights) != len(levels):
-        raise ConfigError(f"{len(levels)} levels need as many weights, got {len(level_weights)}")
     size = max(1, HELD // (x.shape[1] * width * min(width, max(level.vocab[0] for level in levels))))
     parts = [_search(levels, rows, width, level_weights) for rows in x.split(size)]
     codes, sums, costs = zip(*parts, strict=True)
@@ -83,11 +89,9 @@ def _search(
         context = total if level.conditional else None
         found, values, _ = level.candidates(x[:, None] - total, options, context=context)
         ends = (total[:, :, None] + values).flatten(1, 2)
-        errors = folded_sum((x[:, None].double() - ends.double()).square())
-        if weights is None:
-            costs = errors
-        else:
-            costs = (spent[:, :, None] + weights[index] * errors.view(rows, -1, options)).flatten(1)
+        costs = folded_sum((x[:, None].double() - ends.double()).square())
+        if weights is not None:
+            costs = spent.repeat_interleave(options, 1) + weights[index] * costs
         order = costs.argsort(dim=1, stable=True)[:, :width]
         spent = costs = costs.gather(1, order)
         total = take(ends, order)

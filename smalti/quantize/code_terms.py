@@ -4,7 +4,7 @@
     CrossEntropyCommitment      -mean log p(chosen code | x)
     Orthogonal                  codes at right angles
     Diversity                   -mean over positions of the entropy of the mean p at that position
-    UnprojectedCommitment       a published defect of masked batches
+    UnprojectedCommitment       commitment with a published defect
 
 p(code | x) is that of `soft`.
 
@@ -41,17 +41,21 @@ class Mutual(Term):
 
 @dataclass
 class UnprojectedCommitment(Term):
-    """Commitment that, where a mask is given, compares codes with the latents as they came, before normalisation.
+    """Commitment that compares codes with the latents as they came, before normalisation.
 
-    official weights need this: vector-quantize-pytorch does so.
+    official weights need this: vector-quantize-pytorch does so where a mask is given, and in beam search.
+
+    Args:
+        masked_only: do so only where a mask is given.
     """
 
     name: ClassVar[str] = "commitment"
     weight: float = 1.0
+    masked_only: bool = True
 
     def __call__(self, x: Tensor, assigned: Assigned, alphabet: Alphabet) -> Tensor:
         rows = assigned.rows
-        compared = x if rows is None or rows.real is None else rows.latents
+        compared = x if rows is None or (rows.real is None and self.masked_only) else rows.latents
         return F.mse_loss(compared, assigned.vectors.detach())
 
 

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from smalti.errors import ConfigError
 from smalti.quantize.base import Quantizer
-from smalti.quantize.vqp import residual, vectors
+from smalti.quantize.vqp import residual, scalars, vectors
 from smalti.quantize.vqp.reading import LEGACY
 
 READERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Quantizer]] = {
     **vectors.READERS,
     **residual.READERS,
+    **scalars.READERS,
 }
-WITH_LEGACY = {*vectors.READERS, *residual.READERS}
 
 
 def from_vqp(
@@ -46,6 +46,6 @@ def from_vqp(
         raise ConfigError(
             f"no class {class_name!r} of vector-quantize-pytorch is read: choose one of {sorted(READERS)}"
         )
-    if legacy_training and class_name in WITH_LEGACY:
+    if legacy_training:
         options = {**options, LEGACY: True}
     return READERS[class_name](options, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,9 +81,10 @@ VECTOR_QUANTIZE: Mapping[str, Any] = {
     "sync_update_v": 0.0,
     "route_gradients_to_input": True,
 }
-# Set by ResidualVQ for its levels: one codebook serves several of them, each of which is a step of its average.
-SHARED = "shared_codebook"
-LEVEL: Mapping[str, Any] = {**VECTOR_QUANTIZE, SHARED: False}
+# Set by ResidualVQ for its levels: one codebook serves several of them, each of which is a step of its average; and a
+# beam search finds the codes.
+SHARED, SEARCHED = "shared_codebook", "beam_size"
+LEVEL: Mapping[str, Any] = {**VECTOR_QUANTIZE, SHARED: False, SEARCHED: None}
 SIM_VQ: Mapping[str, Any] = {
     "dim": REQUIRED,
     "codebook_size": REQUIRED,
@@ -260,7 +262,7 @@ def _terms(o: Options, rules: Rules) -> list[Term]:
     if weight > 0:
         commitment: Callable[[float], Term] = Mutual if rules.learnable else Commitment
         if o[LEGACY] and not rules.learnable:
-            commitment = UnprojectedCommitment
+            commitment = partial(UnprojectedCommitment, masked_only=not o[SEARCHED])
         if o["commitment_use_cross_entropy_loss"]:
             commitment = CrossEntropyCommitment
         terms.append(commitment(weight))
