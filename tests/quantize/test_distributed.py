@@ -14,10 +14,8 @@ import torch.multiprocessing as mp
 
 from smalti.quantize import Dropout, Residual, create
 
-STEPS = 60
 
-
-def train(rank: int, folder: str) -> None:
+def train(rank: int, folder: str, steps: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.manual_seed(0)
@@ -25,7 +23,7 @@ def train(rank: int, folder: str) -> None:
     levels = [create("ema", dim=4, codes=16, decay=0.9, kmeans_iterations=5, expire=1.0) for _ in range(3)]
     rvq = Residual(levels, dropout=Dropout())
     torch.manual_seed(100 + rank)  # every rank draws its own data and its own random numbers
-    for step in range(STEPS):
+    for step in range(steps):
         z = torch.randn(2, 30 + 5 * rank + step % 3, 4)
         one(z)
         rvq(z)
@@ -35,8 +33,9 @@ def train(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_tables_are_bit_equal_on_all_ranks(tmp_path: Path) -> None:
-    mp.spawn(train, args=(str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("steps", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_tables_are_bit_equal_on_all_ranks(steps: int, tmp_path: Path) -> None:
+    mp.spawn(train, args=(str(tmp_path), steps), nprocs=2)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     for one, other in zip(first, second, strict=True):
         for key, value in one.items():
