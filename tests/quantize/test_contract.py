@@ -14,15 +14,57 @@ OPTIONS = {
     "ema": {"dim": 8, "codes": 50},
     "simvq": {"dim": 8, "codes": 50},
     "gumbel": {"dim": 8, "codes": 20},
+    "rotation-trick": {"dim": 8, "codes": 50},
+    "vit-vqgan": {"dim": 8, "codes": 50},
+    "affine": {"dim": 8, "codes": 50, "expire": 1.0},
+    "in-place": {"dim": 8, "codes": 50},
+    "synchronous": {"dim": 8, "codes": 50},
+    "diveq": {"dim": 8, "codes": 50},
+    "nsvq": {"dim": 8, "codes": 50},
+    "stochastic": {"dim": 8, "codes": 50},
+    "gumbel-straight-through": {"dim": 8, "codes": 50},
+    "multi-head": {"dim": 8, "codes": 20, "heads": 2},
+    "random-projection": {"dim": 8, "codes": 20, "code_dim": 3, "heads": 2},
+    "orthogonal": {"dim": 8, "codes": 20},
+    "diverse": {"dim": 8, "codes": 20},
     "fsq": {"levels": (5, 4, 3), "groups": 2},
+    "symmetric-fsq": {"levels": (4, 2, 3), "groups": 2},
+    "ifsq": {"levels": (5, 3)},
+    "residual-fsq": {"levels": (5, 4, 3), "stages": 3},
+    "fsp": {"levels": (5, 4, 3)},
+    "latent": {"levels": (5, 4, 3)},
+    "dimension-wise": {"dim": 4, "bits": 3},
     "lookup-free": {"bits": 5, "groups": 2},
+    "group-wise": {"bits": 4, "groups": 3},
+    "spherical": {"bits": 9, "group_bits": 3},
+    "residual-lookup-free": {"bits": 5, "stages": 3},
+    "bernoulli": {"bits": 4, "groups": 2, "prior_weight": 0.1},
+    "binary-mapper": {"dim": 6, "bits": 4},
+    "leech": {},
     "residual": {"dim": 8, "codes": 12, "levels": 3, "dropout": True},
+    "shared-residual": {"dim": 8, "codes": 12, "levels": 3, "dropout": True},
+    "sample-dropout-residual": {"dim": 8, "codes": 12, "levels": 3},
+    "beam-residual": {"dim": 8, "codes": 12, "levels": 3, "beam": 3},
+    "grouped-residual": {"dim": 8, "codes": 12, "groups": 2, "levels": 2, "dropout": True},
+    "residual-simvq": {"dim": 8, "codes": 12, "levels": 2},
+    "residual-diveq": {"dim": 8, "codes": 12, "levels": 2},
+    "qinco": {"dim": 8, "codes": 12, "levels": 3, "hidden": 6, "depth": 2},
     "product": {"dim": 8, "codes": 12, "parts": 2},
     "pyramid": {"dim": 5, "pulses": 4},
 }
 
+# Codes at several scales lie on other positions than latents: tests/quantize/test_multiscale.py checks these.
+SCALE_OPTIONS = {
+    "multi-scale": {"dim": 6, "codes": 20, "sizes": (1, 2, 4)},
+    "multi-rate": {"dim": 6, "codes": 20},
+}
 
-@pytest.mark.parametrize("name", sorted(NAMES))
+
+def test_every_name_has_options_here() -> None:
+    assert sorted([*OPTIONS, *SCALE_OPTIONS]) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_named_quantizers_keep_the_contract(name: str, seed: int) -> None:
     torch.manual_seed(seed)
