@@ -4,9 +4,9 @@
     python -m benchmarks.quantizers [--json] [--only 'EMA*'] [--threads N] [--repeat N]
 
 Peer and ours take turns in one process on the same latents; of each the quickest turn counts, in seconds of all
-processors. Neighbours on the machine move seconds, the ratio hardly. A training step is forward, backward to the latents
-and the update of the codebook. `ratio` is the peer's seconds over ours; in the rows without a peer it is the share of the
-rate that a product of two 4096 x 4096 matrices reaches on this machine, or the goal's megabytes over ours.
+processors. Neighbours on the machine move seconds, the ratio hardly. A training step is forward, backward to the
+latents and the update of the codebook. `ratio` is the peer's seconds over ours; in the rows without a peer it is the
+share of the rate that a product of two 4096 x 4096 matrices reaches on this machine, or the goal's megabytes over ours.
 """
 
 from __future__ import annotations

@@ -37,13 +37,15 @@ class Outcome:
 
     Args:
         mse: on test pictures in [-1,1].
-        usage: share of the codes that occur in the test pictures.
+        usage: share of the codes that occur in the test pictures, the mean of all slots.
         seconds: wall clock of training and test.
+        codes: of the test pictures, (N, 4, 4, slots).
     """
 
     mse: float
     usage: float
     seconds: float
+    codes: Tensor
 
 
 class Autoencoder(nn.Module):
@@ -99,22 +101,23 @@ def cifar(data: Path, split: str) -> Tensor:
     return F.avg_pool2d(pixels, pixels.shape[-1] // SIDE)
 
 
-def outcome(quantizer: Quantizer, train: Tensor, test: Tensor, seed: int) -> Outcome:
-    """Trains an autoencoder around a quantizer with one slot, and tests it.
+def outcome(quantizer: Quantizer, train: Tensor, test: Tensor, seed: int, *, steps: int = STEPS) -> Outcome:
+    """Trains an autoencoder around a quantizer, and tests it.
 
     Args:
         quantizer: with its own random start; the network's start and the batches depend on the seed alone.
         train, test: (N, 3, 16, 16).
         seed: of network and batches.
+        steps: of the optimizer.
     """
     started = time.perf_counter()
     torch.manual_seed(seed)
     model = Autoencoder(quantizer)
     optimizer = torch.optim.Adam([each for each in model.parameters() if each.requires_grad], lr=RATE)
     draw = torch.Generator().manual_seed(seed)
-    for step in range(STEPS):
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = RATE * rate(step)
+            group["lr"] = RATE * rate(step, steps)
         x = train[torch.randint(len(train), (BATCH,), generator=draw)]
         rebuilt, _, loss = model(x)
         optimizer.zero_grad()
@@ -124,13 +127,14 @@ def outcome(quantizer: Quantizer, train: Tensor, test: Tensor, seed: int) -> Out
     model.eval()
     with torch.no_grad():
         rebuilt, codes, _ = model(test[:TESTED])
-    usage = len(codes.unique()) / quantizer.vocab[0]
-    return Outcome(float(F.mse_loss(rebuilt, test[:TESTED])), usage, time.perf_counter() - started)
+    used = [len(codes[..., slot].unique()) / size for slot, size in enumerate(quantizer.vocab)]
+    mse = float(F.mse_loss(rebuilt, test[:TESTED]))
+    return Outcome(mse, sum(used) / len(used), time.perf_counter() - started, codes)
 
 
-def rate(step: int) -> float:
+def rate(step: int, steps: int = STEPS) -> float:
     """Learning rate of a step over its maximum."""
     if step < WARM_UP:
         return 0.005 + 0.995 * step / WARM_UP
-    progress = (step - WARM_UP) / (STEPS - 1 - WARM_UP)
+    progress = (step - WARM_UP) / (steps - 1 - WARM_UP)
     return 1.0 if progress < CONSTANT else LEAST + (1 - LEAST) * (1 - progress) / (1 - CONSTANT)

@@ -19,6 +19,7 @@ from smalti.quantize.code_terms import CrossEntropyCommitment, Diversity, Mutual
 from smalti.quantize.compose import Quantize
 from smalti.quantize.conditional import Conditional, ResidualMLP
 from smalti.quantize.directions import Directions
+from smalti.quantize.disentanglement import Disentanglement
 from smalti.quantize.dropout import Dropout, LevelDropout, SampleDropout
 from smalti.quantize.entropy import (
     BitEntropy,
@@ -55,12 +56,14 @@ from smalti.quantize.one_hot import BinaryMapping, OneHot
 from smalti.quantize.parallel import Parallel
 from smalti.quantize.residual import Residual
 from smalti.quantize.revival import Expire, Revive
+from smalti.quantize.revivals import Anchors, BelowMean, IntervalRestart, RarelyUsed, Unused
 from smalti.quantize.scalar_noise import Bernoulli, NoiseDropout, Perturbed
 from smalti.quantize.scalars import Scalars
 from smalti.quantize.scales import Interpolate, Scales, Sizes, Smoothing, Strides
 from smalti.quantize.soft import Drawn, Soft
 from smalti.quantize.table import Table
 from smalti.quantize.terms import Codebook, Commitment, Term, UniformPrior
+from smalti.quantize.tiling import TiledEMA, TiledRestart
 from smalti.quantize.vectors import Bridged, Frozen, Mapped, Trained, Vectors, uniform
 from smalti.quantize.vqp import from_vqp
 from smalti.quantize.warped import Through, Warped
@@ -72,9 +75,11 @@ __all__ = [
     "NSVQ",
     "Affine",
     "Alphabet",
+    "Anchors",
     "Assign",
     "Assigned",
     "Beam",
+    "BelowMean",
     "Bernoulli",
     "BinaryMapping",
     "BitEntropy",
@@ -88,6 +93,7 @@ __all__ = [
     "Cumulative",
     "DiVeQ",
     "Directions",
+    "Disentanglement",
     "Diversity",
     "DotEntropy",
     "DoubleQuantization",
@@ -104,6 +110,7 @@ __all__ = [
     "InPlace",
     "IndexBackprop",
     "Interpolate",
+    "IntervalRestart",
     "Learning",
     "LevelDropout",
     "Levels",
@@ -127,6 +134,7 @@ __all__ = [
     "Quantize",
     "Quantized",
     "Quantizer",
+    "RarelyUsed",
     "RawLatent",
     "Residual",
     "ResidualMLP",
@@ -152,10 +160,13 @@ __all__ = [
     "Table",
     "Term",
     "Through",
+    "TiledEMA",
+    "TiledRestart",
     "Trained",
     "Turn",
     "UniformPrior",
     "UnitSphere",
+    "Unused",
     "VQBridge",
     "Vectors",
     "Warped",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from smalti.errors import ConfigError, InputError
 from smalti.quantize.base import Noise, Quantized, Quantizer, as_rows, check_codes
 from smalti.quantize.compose import join_terms, take
+from smalti.quantize.disentanglement import Disentanglement
 from smalti.quantize.dropout import LevelDropout
 
 
@@ -30,6 +31,7 @@ class Parallel(Quantizer):
             and adds their vectors.
         dropout: draws one number of residual levels for all parts (whose own dropout rounds it alike); None: each part
             draws its own.
+        terms: of the loss, over the vectors of all parts, which then share one dimension.
     """
 
     def __init__(
@@ -38,13 +40,16 @@ class Parallel(Quantizer):
         *,
         join: Literal["cat", "sum"] = "cat",
         dropout: LevelDropout | None = None,
+        terms: Sequence[Disentanglement] = (),
     ) -> None:
         super().__init__()
         dims = [part.dim for part in parts]
         if not parts or join not in ("cat", "sum") or (join == "sum" and len(set(dims)) != 1):
             raise ConfigError(f"parts must exist and, to be added, share one dimension; got {dims}, join={join!r}")
         self.parts: Sequence[Quantizer] = nn.ModuleList(parts)  # type: ignore[assignment]
-        self.join, self.dropout = join, dropout
+        if terms and (len(parts) < 2 or len(set(dims)) != 1):
+            raise ConfigError(f"terms compare two parts or more of one dimension, got {dims}")
+        self.join, self.dropout, self.terms = join, dropout, tuple(terms)
         self.dim = sum(dims) if join == "cat" else dims[0]
         self.vocab = tuple(size for part in parts for size in part.vocab)
         self.bit_order = parts[0].bit_order
@@ -65,9 +70,17 @@ class Parallel(Quantizer):
             part(piece, mask=mask, context=context, noise=noise)
             for part, piece in zip(self.parts, self._inputs(z), strict=True)
         ]
-        loss = torch.stack([out.loss for out in outs]).sum()
+        joint = self._joint_terms([out.z for out in outs], mask)
+        loss = torch.stack([*(out.loss for out in outs), *joint.values()]).sum()
         codes = torch.cat([out.codes for out in outs], -1)
-        return Quantized(self._join([out.z for out in outs]), codes, loss, join_terms([out.terms for out in outs]))
+        terms = {**join_terms([out.terms for out in outs]), **joint}
+        return Quantized(self._join([out.z for out in outs]), codes, loss, terms)
+
+    def _joint_terms(self, vectors: Sequence[Tensor], mask: Tensor | None) -> dict[str, Tensor]:
+        rows = [each.flatten(0, -2) if mask is None else each[mask] for each in vectors]
+        if not self.terms or not len(rows[0]):
+            return {term.name: rows[0].sum() * 0.0 for term in self.terms}
+        return {term.name: term.weight * term(rows) for term in self.terms}
 
     def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         as_rows(z, self.dim, mask)
