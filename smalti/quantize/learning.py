@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from smalti.errors import ConfigError
+from smalti.quantize.base import Noise
+from smalti.quantize.clustering import kmeans
 
 if TYPE_CHECKING:
     from smalti.quantize.table import Table
@@ -46,8 +48,27 @@ class Learning(ABC):
         """The share of what was gathered since the last step that the next batch leaves of it."""
         return 1.0
 
+    @property
+    def starts_from_data(self) -> bool:
+        """Whether the rows start from the first training batch."""
+        return self.kmeans_iterations > 0
+
     def register(self, table: Table) -> None:  # noqa: B027  (most rules keep nothing)
         """Registers buffers that the rule keeps in the table."""
+
+    def first_rows(self, table: Table, latents: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """What the rows start from: k-means, unless a rule says otherwise.
+
+        Args:
+            table: whose rows.
+            latents: (rows, dim), the first training batch of all ranks.
+            noise: named random draws.
+
+        Returns:
+            rows (codes, dim), and how often each counts as chosen, (codes,).
+        """
+        start, unit = noise.get("start_rows"), table.space == "unit"
+        return kmeans(latents, table.vectors.codes, self.kmeans_iterations, start=start, unit=unit)
 
     @abstractmethod
     def step(self, table: Table, counts: Tensor, sums: Tensor) -> None:

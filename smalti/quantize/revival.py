@@ -2,6 +2,8 @@
 
     Expire      a moving average of counts below a threshold: a random latent takes the code's place
 
+More rules are in `revivals` (BelowMean, IntervalRestart, Anchors, RarelyUsed, Unused) and `tiling` (TiledRestart).
+
 A rule sees, once per `Table.update`, the latents since the last one. It gives the dead codes and what they become; the
 table then resets every statistic of theirs, so that the next step does not undo the replacement.
 
@@ -33,6 +35,9 @@ class Revive(ABC):
     """
 
     decay: float
+
+    def register(self, table: Table) -> None:  # noqa: B027  (most rules keep nothing)
+        """Registers buffers that the rule keeps in the table."""
 
     @abstractmethod
     def apply(self, table: Table, seen: Sequence[Tensor], noise: Noise) -> None:

@@ -22,7 +22,6 @@ from torch.optim import Optimizer
 from smalti.errors import ConfigError
 from smalti.quantize.affine import Affine
 from smalti.quantize.base import Alphabet, Noise, count_codes
-from smalti.quantize.clustering import kmeans
 from smalti.quantize.distributed import from_first_rank, gather_rows, sum_over_ranks
 from smalti.quantize.learning import Learning
 from smalti.quantize.neighbours import Prepared, nearest, nearest_k, prepare
@@ -45,14 +44,17 @@ class Table(Alphabet):
 
     State:
         vectors.*: the rows.
-        ema_count (K,), started: the statistics of `learn` and `revive`; ema_sum (K, D): of EMA.
+        ema_count (K,), started: the statistics of `learn` and `revive`; ema_sum (K, D): of EMA; revival_steps,
+            revival_memory (K,): of dead-code rules that look back further.
     """
 
-    statistics: ClassVar[tuple[str, ...]] = ("ema_count", "ema_sum", "started")
+    statistics: ClassVar[tuple[str, ...]] = ("ema_count", "ema_sum", "started", "revival_steps", "revival_memory")
 
     ema_count: Tensor
     ema_sum: Tensor
     started: Tensor
+    revival_steps: Tensor
+    revival_memory: Tensor
     _pending_count: Tensor
     _pending_sum: Tensor
 
@@ -88,12 +90,19 @@ class Table(Alphabet):
         if self.counting:
             codes = vectors.codes
             self.register_buffer("ema_count", torch.ones(codes))
-            self.register_buffer("started", torch.tensor(not (learn and learn.kmeans_iterations)))
+            self.register_buffer("started", torch.tensor(not (learn and learn.starts_from_data)))
             self.register_buffer("_pending_count", torch.zeros(codes), persistent=False)
         if learn is not None:
             summed = vectors.codes if self.sets_rows else 0
             self.register_buffer("_pending_sum", torch.zeros(summed, self.dim), persistent=False)
             learn.register(self)
+        if revive is not None:
+            revive.register(self)
+
+    @property
+    def counts(self) -> Tensor:
+        """How often each code was chosen since the last update, over all ranks while an update runs: (codes,)."""
+        return self._pending_count
 
     @property
     def counting(self) -> bool:
@@ -161,26 +170,20 @@ class Table(Alphabet):
 
     @torch.no_grad()
     def start(self, x: Tensor, noise: Noise) -> None:
-        self._kmeans(x, noise)
+        self._start_rows(x, noise)
         self.vectors.start(x)
 
-    def _kmeans(self, x: Tensor, noise: Noise) -> None:
+    def _start_rows(self, x: Tensor, noise: Noise) -> None:
         # The flag is read from the device once only: asking it in every step would make the step wait.
-        if self.learn is None or not self.learn.kmeans_iterations or self._has_started:
+        if self.learn is None or not self.learn.starts_from_data or self._has_started:
             return
         self._has_started = bool(self.started)
         everything = gather_rows(x)
         if self._has_started or len(everything) == 0:
             return
-        means, counts = kmeans(
-            everything,
-            self.vectors.codes,
-            self.learn.kmeans_iterations,
-            start=noise.get("start_rows"),
-            unit=self.space == "unit",
-        )
+        rows, counts = self.learn.first_rows(self, everything, noise)
         # Every rank computed the same, but only the same bits keep codebooks equal for ever.
-        self.stored_rows().copy_(from_first_rank(means))
+        self.stored_rows().copy_(from_first_rank(rows))
         # A count of at least one lets an empty cluster keep its mean until `revive` finds it.
         self.ema_count.copy_(from_first_rank(counts).float().clamp(min=1))
         self.adopt_rows()

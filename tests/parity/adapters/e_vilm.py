@@ -15,7 +15,7 @@ def run_quantizer(case: Case) -> dict[str, Tensor]:
     rows = state["quantize.embedding.weight"]
     started = bool(state.get("quantize.embedding.initted", torch.ones(1)))
     learn = NormalisedEMA(config.get("decay", 0.99), kmeans_iterations=0 if started else 10)
-    table = Table(Trained(*rows.shape, lambda weight: weight.copy_(rows)), space="unit", learn=learn)
+    table = Table(Trained(len(rows), rows.shape[1], init=lambda weight: weight.copy_(rows)), space="unit", learn=learn)
     table.ema_count.copy_(state["quantize.cluster_size"])
     quantizer = Quantize(table, terms=[Commitment(config.get("beta", 1.0))]).train()
     out = quantizer(case.outputs["pre_quant"])

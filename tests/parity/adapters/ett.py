@@ -12,7 +12,7 @@ from tests.parity.golden import Case
 
 def run_quantizer(case: Case) -> dict[str, Tensor]:
     config, rows = case.config, case.state["quantize.embedding.weight"]
-    table = Table(Trained(*rows.shape, lambda weight: weight.copy_(rows)))
+    table = Table(Trained(len(rows), rows.shape[1], init=lambda weight: weight.copy_(rows)))
     quantizer = Quantize(
         table, assign=IndexBackprop(), terms=[DoubleQuantization(commitment=config.get("beta", 0.25))]
     ).train()

@@ -62,7 +62,7 @@ def _quantizer(case: Case) -> Quantize:
         Commitment(config.get("commit_loss_beta", 0.25)),
         SoftEntropy(config.get("entropy_loss_ratio", 0.0)),
     ]
-    base = Trained(*rows.shape, lambda weight: weight.copy_(rows))
+    base = Trained(len(rows), rows.shape[1], init=lambda weight: weight.copy_(rows))
     return Quantize(Table(_vectors(base, case)), terms=terms)
 
 
