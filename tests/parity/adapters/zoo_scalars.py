@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smalti.quantize import BitEntropy, Commitment, MultiScale, Parallel, Quantize, Quantized, Quantizer, Scalars
+from smalti.quantize import (
+    BitEntropy,
+    Commitment,
+    MultiScale,
+    Parallel,
+    Quantize,
+    Quantized,
+    Quantizer,
+    Residual,
+    Scalars,
+)
 from smalti.quantize.bounds import IFSQ_SLOPE, BoundFSQ, SoftClamp
 from smalti.quantize.entropy import Softplus
 from smalti.quantize.indices import join_codes
@@ -109,23 +119,48 @@ def residual(name: str) -> Callable[..., Outputs]:
         quantizer = READERS[name]({**options, LEGACY: True}, state)
         layout = Layout(options, inputs["x"], quantizer)
         layout.keeps_slots = True
-        groups = options.get("groups") if isinstance(quantizer, Parallel) else None
-        noise = _dropped_levels(options, inputs)
         given = evaluated(quantizer, layout, inputs["x"])
-        out, more = trained(quantizer, layout, inputs["x"], noise)
-        losses = out.terms["level_loss"]
+        out, more = trained(quantizer, layout, inputs["x"], _dropped_levels(options, inputs))
+        groups = len(quantizer.parts) if isinstance(quantizer, Parallel) else 1
+        losses = out.terms["level_loss"].view(groups, -1)
+        given |= {**more, "train_loss": losses, **_looked_up(options, quantizer, layout, given["eval_indices"])}
+        for key in ("eval_indices", "train_indices"):
+            given[key] = given[key].unflatten(-1, (groups, -1)).movedim(-2, 0)
+            if options.get("is_channel_first"):
+                given[key] = given[key].movedim(-1, 2)
         if "FSQ" in name:
-            losses = losses.sum()
-        elif groups:
-            losses = losses.view(groups, -1)
-        given |= {**more, "train_loss": losses, "train_losses": losses}
-        if groups:
-            given |= {
-                key: given[key].unflatten(-1, (groups, -1)).movedim(-2, 0) for key in ("eval_indices", "train_indices")
-            }
-        return given
+            given["train_loss"] = losses.sum()
+        if not isinstance(quantizer, Parallel):
+            given |= {key: value[0] for key, value in given.items() if key in ONE_GROUP and value.ndim}
+        return {**given, "train_losses": given["train_loss"]}
 
     return run
+
+
+ONE_GROUP = ("eval_indices", "train_indices", "train_loss", "codes_from_indices")
+
+
+def _looked_up(options: Given, quantizer: Quantizer, layout: Layout, codes: Tensor) -> Outputs:
+    """Vectors of codes as theirs looks them up: without the rotation, and without normalising to the sphere."""
+    parts = quantizer.parts if isinstance(quantizer, Parallel) else [quantizer]
+    scaled, whole = [], []
+    for part, own in zip(parts, codes.split([len(part.vocab) for part in parts], -1), strict=True):
+        assert isinstance(part, Residual)
+        vectors = []
+        for index, level in enumerate(part.levels):
+            assert isinstance(level, Quantize) and isinstance(level.alphabet, Scalars)
+            scale = torch.ones(())
+            if options.get("spherical"):
+                scale = torch.tensor(float(len(level.alphabet.levels))).sqrt()
+            if options.get("orthogonal_rotation") and "levels" in options:
+                scale = torch.tensor(options["levels"]).float() ** -index
+            vectors.append(level.alphabet.lookup(own[..., index, None]) * scale)
+        scaled.append(torch.stack(vectors))
+        whole.append(part.after(scaled[-1].sum(0)))
+    return {
+        "codes_from_indices": torch.stack(scaled).detach(),
+        "output_from_indices": layout.to_theirs(torch.cat(whole, -1)).detach(),
+    }
 
 
 def _dropped_levels(options: Given, inputs: Tensors) -> dict[str, Tensor]:
