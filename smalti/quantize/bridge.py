@@ -86,8 +86,8 @@ class VQBridge(nn.Module):
         self.registers = nn.Parameter(torch.randn(registers, self.hidden) * 0.02)
         self.blocks = nn.ModuleList(self._block(heads, mlp_ratio) for _ in range(depth))
         self.to_patches = nn.Linear(self.hidden, patch * patch * dim)
-        self.apply(_start)
-        nn.init.zeros_(self.to_patches.weight)
+        _start(self.to_tokens)
+        _start_at_zero(self.to_patches)
 
     def _block(self, heads: int, mlp_ratio: float) -> nn.Module:
         return Block(self.hidden, heads, mlp_ratio)
@@ -198,6 +198,7 @@ class Block(nn.Module):
         wide = int(hidden * mlp_ratio)
         self.attention = Attention(hidden, heads)
         self.mlp = nn.Sequential(nn.Linear(hidden, wide), nn.GELU(approximate="tanh"), nn.Linear(wide, hidden))
+        self.apply(_start)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(normed(x))
@@ -210,7 +211,6 @@ class ModulatedBlock(Block):
     def __init__(self, hidden: int, heads: int, mlp_ratio: float) -> None:
         super().__init__(hidden, heads, mlp_ratio)
         self.modulation = nn.Linear(hidden, 6 * hidden)
-        self.apply(_start)
         _start_at_zero(self.modulation)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]

@@ -1,0 +1,66 @@
+"""Named quantizers over explicit codebooks, against what their papers compute, written again."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from smalti.quantize import Parallel, Quantize, Residual, create
+
+
+def test_dac_is_a_chain_of_projected_cosine_codes() -> None:
+    torch.manual_seed(0)
+    quantizer = create("dac", dim=12, codes=40, levels=3, code_dim=4).eval()
+    assert isinstance(quantizer, Residual)
+    z = torch.randn(2, 9, 12, requires_grad=True)
+    rest, total, codes = z, torch.zeros_like(z), []
+    loss = z.new_zeros(())
+    for level in quantizer.levels:
+        assert isinstance(level, Quantize)
+        x, table = level.before(rest), level.codebooks()[0]
+        index = (F.normalize(x.double(), dim=-1) @ F.normalize(table.double(), dim=-1).t()).argmax(-1)
+        e = table[index]
+        loss = loss + F.mse_loss(e, x.detach()) + 0.25 * F.mse_loss(x, e.detach())
+        q = level.after(x + (e - x).detach())
+        total, rest = total + q, rest - q
+        codes.append(index)
+    out = quantizer(z)
+    assert torch.equal(out.codes, torch.stack(codes, -1))
+    assert torch.allclose(out.z, total, atol=1e-5) and torch.allclose(out.loss, loss, atol=1e-5)
+    cotangent = torch.randn_like(z)
+    ours = torch.autograd.grad((out.z * cotangent).sum() + out.loss, z)[0]
+    theirs = torch.autograd.grad((total * cotangent).sum() + loss, z)[0]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_mimi_s_acoustic_part_does_not_see_what_the_semantic_one_left() -> None:
+    torch.manual_seed(0)
+    quantizer = create("mimi", dim=12, codes=30, levels=4, code_dim=5).train()
+    for _ in range(3):
+        quantizer(torch.randn(2, 40, 12))
+        quantizer.update()
+    quantizer.eval()
+    assert isinstance(quantizer, Parallel)
+    z, total, codes = torch.randn(2, 9, 12), torch.zeros(2, 9, 12), []
+    for part in quantizer.parts:
+        assert isinstance(part, Residual)
+        rest = part.before(z)
+        chosen = torch.zeros_like(rest)
+        for table in part.codebooks():
+            index = torch.cdist(rest.double(), table.double()[None]).argmin(-1)
+            codes.append(index)
+            chosen, rest = chosen + table[index], rest - table[index]
+        total = total + part.after(chosen)
+    out = quantizer(z)
+    assert len(codes) == 4 and torch.equal(out.codes, torch.stack(codes, -1))
+    assert torch.allclose(out.z, total, atol=1e-5)
+    # The semantic slot alone, whatever the others say.
+    semantic = quantizer.parts[0].decode(out.codes[..., :1])
+    assert torch.allclose(semantic, quantizer.parts[0].after(quantizer.lookup(out.codes)[..., 0, :]), atol=1e-5)
+
+
+def test_vqrae_s_codes_have_more_dimensions_than_its_features() -> None:
+    quantizer = create("vqrae", dim=12, codes=30)
+    assert quantizer.codebooks()[0].shape == (30, 16) and quantizer.dim == 12
+    frozen = {name for name, _ in quantizer.named_buffers()}
+    assert "alphabet.vectors.weight" in frozen  # the table; only its map learns
