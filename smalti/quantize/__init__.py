@@ -44,6 +44,7 @@ from smalti.quantize.estimators import (
 from smalti.quantize.heads import Heads
 from smalti.quantize.index_backprop import DoubleQuantization, IndexBackprop
 from smalti.quantize.indices import join_codes, reverse_digits, split_codes
+from smalti.quantize.joint import Joint
 from smalti.quantize.lattice import leech_codebook
 from smalti.quantize.learning import EMA, Gradient, InPlace, Learning, StepwiseEMA
 from smalti.quantize.levels import Levels
@@ -60,6 +61,7 @@ from smalti.quantize.revivals import Anchors, BelowMean, IntervalRestart, Rarely
 from smalti.quantize.scalar_noise import Bernoulli, NoiseDropout, Perturbed
 from smalti.quantize.scalars import Scalars
 from smalti.quantize.scales import Interpolate, Scales, Sizes, Smoothing, Strides
+from smalti.quantize.sinkhorn import Sinkhorn
 from smalti.quantize.soft import Drawn, Soft
 from smalti.quantize.table import Table
 from smalti.quantize.terms import Codebook, Commitment, Term, UniformPrior
@@ -111,6 +113,7 @@ __all__ = [
     "IndexBackprop",
     "Interpolate",
     "IntervalRestart",
+    "Joint",
     "Learning",
     "LevelDropout",
     "Levels",
@@ -146,6 +149,7 @@ __all__ = [
     "ScalarEntropy",
     "Scalars",
     "Scales",
+    "Sinkhorn",
     "Sizes",
     "Smoothing",
     "Soft",

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from smalti.errors import ConfigError, InputError
+from smalti.errors import ConfigError
 from smalti.quantize.base import Noise, Quantized, Quantizer, as_rows, check_codes
 from smalti.quantize.compose import join_terms, take
 from smalti.quantize.disentanglement import Disentanglement
@@ -105,8 +105,7 @@ class Parallel(Quantizer):
 
     @torch.no_grad()
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        if self.join == "sum":
-            raise InputError("parts that add up have no separable costs: ask each part for its candidates")
+        """The k best by the sum of the parts' costs; for parts that add up, each cost is that of all of z."""
         codes, values, costs = None, None, None
         for part, piece in zip(self.parts, self._inputs(z), strict=True):
             options = min(k, part.vocab[0])
@@ -119,7 +118,7 @@ class Parallel(Quantizer):
             first, second = order // options, order % options
             costs = total.gather(-1, order)
             codes = torch.cat([take(codes, first), take(found, second)], -1)
-            values = torch.cat([take(values, first), take(vectors, second)], -1)
+            values = self._join([take(values, first), take(vectors, second)])
         assert codes is not None and values is not None and costs is not None  # there is at least one part
         return codes, values, costs
 

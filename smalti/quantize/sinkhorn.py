@@ -22,9 +22,8 @@ from torch import Tensor
 
 from smalti.errors import ConfigError
 from smalti.quantize.assign import Assigned, Nearest
-from smalti.quantize.base import Alphabet, Noise
+from smalti.quantize.base import Alphabet, Noise, refuse_nan
 from smalti.quantize.distributed import active, gather_rows, sum_over_ranks
-from smalti.quantize.scalars import refuse_nan
 from smalti.quantize.table import Table
 
 BUFFER = 2**21  # float64 costs held at once
