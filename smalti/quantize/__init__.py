@@ -41,12 +41,13 @@ from smalti.quantize.estimators import (
     StraightThrough,
     Synchronous,
 )
+from smalti.quantize.halves import Halves
 from smalti.quantize.heads import Heads
 from smalti.quantize.index_backprop import DoubleQuantization, IndexBackprop
 from smalti.quantize.indices import join_codes, reverse_digits, split_codes
 from smalti.quantize.joint import Joint
 from smalti.quantize.lattice import leech_codebook
-from smalti.quantize.learning import EMA, Gradient, InPlace, Learning, StepwiseEMA
+from smalti.quantize.learning import EMA, Gradient, InPlace, Learning, SmoothedEMA, StepwiseEMA
 from smalti.quantize.levels import Levels
 from smalti.quantize.moments import Moments
 from smalti.quantize.multiscale import MultiScale, PartialSums, Prefixes
@@ -107,6 +108,7 @@ __all__ = [
     "Frozen",
     "Given",
     "Gradient",
+    "Halves",
     "HardClamp",
     "Heads",
     "InPlace",
@@ -151,6 +153,7 @@ __all__ = [
     "Scales",
     "Sinkhorn",
     "Sizes",
+    "SmoothedEMA",
     "Smoothing",
     "Soft",
     "SoftClamp",

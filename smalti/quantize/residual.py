@@ -22,6 +22,7 @@ from smalti.quantize.beam import Beam, search
 from smalti.quantize.compose import Quantize, join_terms, no_statistics
 from smalti.quantize.dropout import LevelDropout
 from smalti.quantize.estimators import Estimator, StraightThrough
+from smalti.quantize.multiscale import PartialSums
 
 
 class Residual(Quantizer):
@@ -40,6 +41,7 @@ class Residual(Quantizer):
         dropout: trains prefixes, or None.
         search: finds the codes; None takes them level by level.
         passed_gradient: the share of the gradient of the residual that passes the subtraction of a level's vector.
+        loss: a term over the sums of the first levels, or None; the levels' own losses are added.
 
     Noise:
         levels: the number of levels to use, a scalar or one per sample; anything else goes to the levels.
@@ -56,6 +58,7 @@ class Residual(Quantizer):
         dropout: LevelDropout | None = None,
         search: Beam | None = None,
         passed_gradient: float = 0.0,
+        loss: PartialSums | None = None,
     ) -> None:
         super().__init__()
         if not levels or len({level.dim for level in levels}) != 1:
@@ -67,7 +70,7 @@ class Residual(Quantizer):
         self.levels: Sequence[Quantizer] = nn.ModuleList(levels)  # type: ignore[assignment]
         self.before, self.after = before or nn.Identity(), after or nn.Identity()
         self.estimator, self.dropout = estimator or StraightThrough(), dropout
-        self.search, self.passed_gradient = search, passed_gradient
+        self.search, self.passed_gradient, self.loss = search, passed_gradient, loss
         self.dim = levels[0].dim if dim is None else dim
         self.inner_dim = levels[0].dim
         self.vocab = tuple(size for level in levels for size in level.vocab)
@@ -88,6 +91,7 @@ class Residual(Quantizer):
             path = self._path(x, mask, used)
             total, residual = torch.zeros_like(x), x
             outs: list[Quantized] = []
+            sums: list[Tensor] = []
             for index, level in enumerate(self.levels):
                 kept = _still_used(mask, used, index, z)
                 if kept is False:
@@ -101,14 +105,18 @@ class Residual(Quantizer):
                     out = level.follow(residual, path[index], mask=kept, context=seen, noise=noise)
                 total, residual = total + out.z, residual - self._subtracted(out.z)
                 outs.append(out)
+                sums.append(total)
             if isinstance(self.estimator, Estimator):
                 total = self.estimator.draw(x, total, noise) if self.training else self.estimator(x, total)
             vectors = self.after(total)
             if mask is not None:
                 vectors = vectors.masked_fill(~mask[..., None], 0)
-        losses = torch.stack([out.loss for out in outs])
-        terms = {**join_terms([out.terms for out in outs]), "level_loss": losses.detach()}
-        return Quantized(vectors.to(z.dtype), torch.cat([out.codes for out in outs], -1), losses.sum(), terms)
+            losses = torch.stack([out.loss for out in outs])
+            terms, loss = {**join_terms([out.terms for out in outs]), "level_loss": losses.detach()}, losses.sum()
+            if self.loss is not None and (mask is None or bool(mask.any())):
+                terms["partial_sums"] = self.loss.weight * self.loss(x, sums, mask)
+                loss = loss + terms["partial_sums"]
+        return Quantized(vectors.to(z.dtype), torch.cat([out.codes for out in outs], -1), loss, terms)
 
     def _path(self, x: Tensor, mask: Tensor | None, used: Tensor | None) -> list[Tensor] | None:
         """The codes of each level that the search finds; masked positions get codes that mean nothing."""

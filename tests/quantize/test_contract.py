@@ -58,6 +58,7 @@ OPTIONS = {
     "opq": {"dim": 8, "codes": 12, "parts": 2},
     "rq-vae": {"dim": 8, "codes": 12, "levels": 3, "temperature": 0.5},
     "fvq": {"dim": 8, "codes": 64, "patch": 2, "head_dim": 8, "registers": 1},
+    "residual-fvq": {"dim": 8, "codes": 64, "levels": 3, "patch": 2, "head_dim": 8},
     "linear-bridge": {"dim": 8, "codes": 50, "layers": 5},
     "ibq": {"dim": 8, "codes": 50},
     "normalised-ema": {"dim": 8, "codes": 50},

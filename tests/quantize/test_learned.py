@@ -64,3 +64,26 @@ def test_vqrae_s_codes_have_more_dimensions_than_its_features() -> None:
     assert quantizer.codebooks()[0].shape == (30, 16) and quantizer.dim == 12
     frozen = {name for name, _ in quantizer.named_buffers()}
     assert "alphabet.vectors.weight" in frozen  # the table; only its map learns
+
+
+def test_fvq_s_residual_form_learns_from_partial_sums() -> None:
+    torch.manual_seed(0)
+    quantizer = create("residual-fvq", dim=6, codes=16, levels=3, patch=2, head_dim=8)
+    for parameter in quantizer.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.3)
+    assert isinstance(quantizer, Residual)
+    z = torch.randn(2, 7, 6, requires_grad=True)
+    table = quantizer.codebooks()[0]
+    rest, total, partials = z.detach(), torch.zeros(2, 7, 6), []
+    for _ in range(3):
+        q = table[torch.cdist(rest, table[None]).argmin(-1)]
+        total, rest = total + q, rest - q.detach()
+        partials.append(total)
+    loss = sum(F.mse_loss(p, z.detach()) + 0.25 * F.mse_loss(z, p.detach()) for p in partials) / 3
+    out = quantizer(z)
+    assert torch.allclose(out.z, total, atol=1e-5) and torch.allclose(out.loss, loss, atol=1e-5)
+    wanted = [z, *quantizer.parameters()]
+    ours = torch.autograd.grad(out.loss, wanted, allow_unused=True)
+    theirs = torch.autograd.grad(loss, wanted, allow_unused=True)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one is None and other is None) or torch.allclose(one, other, atol=1e-5)

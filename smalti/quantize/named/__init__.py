@@ -46,6 +46,7 @@ from smalti.quantize.named.learned import (
     linear_bridge,
     mimi,
     normalised_ema,
+    residual_fvq,
     sinkhorn,
     vqrae,
 )
@@ -119,6 +120,7 @@ NAMES: dict[str, Callable[..., Quantizer]] = {
     "opq": opq,
     "rq-vae": rq_vae,
     "fvq": fvq,
+    "residual-fvq": residual_fvq,
     "linear-bridge": linear_bridge,
     "ibq": ibq,
     "normalised-ema": normalised_ema,

@@ -11,9 +11,11 @@ from smalti.quantize.compose import Quantize
 from smalti.quantize.directions import Directions
 from smalti.quantize.dropout import SampleDropout
 from smalti.quantize.entropy import DotEntropy
+from smalti.quantize.estimators import CodebookOnly
 from smalti.quantize.index_backprop import DoubleQuantization, IndexBackprop
 from smalti.quantize.joint import Joint
 from smalti.quantize.learning import EMA
+from smalti.quantize.multiscale import PartialSums
 from smalti.quantize.named.vectors import simvq
 from smalti.quantize.normalised_ema import NormalisedEMA
 from smalti.quantize.parallel import Parallel
@@ -42,6 +44,22 @@ def fvq(
     bridge = VQBridge(codes, dim, patch=patch, head_dim=head_dim, depth=depth, registers=registers)
     table = Table(Bridged(Trained(codes, dim), bridge))
     return Quantize(table, terms=[Codebook(), Commitment(commitment_weight)])
+
+
+def residual_fvq(
+    dim: int,
+    codes: int,
+    *,
+    levels: int = 4,
+    patch: int = 4,
+    head_dim: int = 64,
+    depth: int = 2,
+    commitment_weight: float = 0.25,
+) -> Quantizer:
+    """FVQ's residual form: all levels share one bridged codebook, which learns from the sums of the first levels."""
+    bridge = VQBridge(codes, dim, patch=patch, head_dim=head_dim, depth=depth)
+    level = Quantize(Table(Bridged(Trained(codes, dim), bridge)), estimator=CodebookOnly())
+    return Residual([level] * levels, loss=PartialSums(commitment=commitment_weight))
 
 
 def linear_bridge(dim: int, codes: int, *, layers: int = 1, commitment_weight: float = 0.25) -> Quantizer:
