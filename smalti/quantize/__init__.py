@@ -8,6 +8,8 @@
 `create` builds the common ones by name.
 """
 
+from smalti.quantize.adaptive import Adapted, Clusters, adapt, cosine_kmeans
+from smalti.quantize.additive import Additive, ConstantProducts, LeastSquares, LocalSearch
 from smalti.quantize.affine import Affine
 from smalti.quantize.assign import Assign, Assigned, Given, Nearest, Rows, Sampled
 from smalti.quantize.base import DROPPED, Alphabet, Noise, Quantized, Quantizer
@@ -31,6 +33,7 @@ from smalti.quantize.entropy import (
     log_added,
     log_clamped,
 )
+from smalti.quantize.enumeration import Enumeration
 from smalti.quantize.estimators import (
     NSVQ,
     CodebookOnly,
@@ -56,15 +59,19 @@ from smalti.quantize.neighbours import Prepared, nearest, nearest_k, prepare
 from smalti.quantize.normalised_ema import NormalisedEMA
 from smalti.quantize.one_hot import BinaryMapping, OneHot
 from smalti.quantize.parallel import Parallel
+from smalti.quantize.pyramid import Pyramid, beta_levels, nearest_pulses
 from smalti.quantize.residual import Residual
 from smalti.quantize.revival import Expire, Revive
 from smalti.quantize.revivals import Anchors, BelowMean, IntervalRestart, RarelyUsed, Unused
+from smalti.quantize.rotated import Rotated, fit_product
+from smalti.quantize.rq_codes import Stochastic, soft_codes
 from smalti.quantize.scalar_noise import Bernoulli, NoiseDropout, Perturbed
 from smalti.quantize.scalars import Scalars
 from smalti.quantize.scales import Interpolate, Scales, Sizes, Smoothing, Strides
 from smalti.quantize.sinkhorn import Sinkhorn
 from smalti.quantize.soft import Drawn, Soft
 from smalti.quantize.table import Table
+from smalti.quantize.taxonomy import taxonomy
 from smalti.quantize.terms import Codebook, Commitment, Term, UniformPrior
 from smalti.quantize.tiling import TiledEMA, TiledRestart
 from smalti.quantize.vectors import Bridged, Frozen, Mapped, Trained, Vectors, uniform
@@ -76,6 +83,8 @@ __all__ = [
     "EMA",
     "NAMES",
     "NSVQ",
+    "Adapted",
+    "Additive",
     "Affine",
     "Alphabet",
     "Anchors",
@@ -88,10 +97,12 @@ __all__ = [
     "BitEntropy",
     "BoundFSQ",
     "Bridged",
+    "Clusters",
     "Codebook",
     "CodebookOnly",
     "Commitment",
     "Conditional",
+    "ConstantProducts",
     "CrossEntropyCommitment",
     "Cumulative",
     "DiVeQ",
@@ -102,6 +113,7 @@ __all__ = [
     "DoubleQuantization",
     "Drawn",
     "Dropout",
+    "Enumeration",
     "Estimator",
     "Expire",
     "FreeBits",
@@ -117,9 +129,11 @@ __all__ = [
     "IntervalRestart",
     "Joint",
     "Learning",
+    "LeastSquares",
     "LevelDropout",
     "Levels",
     "LinearBridge",
+    "LocalSearch",
     "Mapped",
     "ModulatedBridge",
     "Moments",
@@ -136,6 +150,7 @@ __all__ = [
     "Perturbed",
     "Prefixes",
     "Prepared",
+    "Pyramid",
     "Quantize",
     "Quantized",
     "Quantizer",
@@ -144,6 +159,7 @@ __all__ = [
     "Residual",
     "ResidualMLP",
     "Revive",
+    "Rotated",
     "Rotation",
     "Rows",
     "SampleDropout",
@@ -161,6 +177,7 @@ __all__ = [
     "Softplus",
     "Standardise",
     "StepwiseEMA",
+    "Stochastic",
     "StraightThrough",
     "Strides",
     "Synchronous",
@@ -177,8 +194,12 @@ __all__ = [
     "VQBridge",
     "Vectors",
     "Warped",
+    "adapt",
+    "beta_levels",
     "code_cross_entropy",
+    "cosine_kmeans",
     "create",
+    "fit_product",
     "from_vqp",
     "join_codes",
     "kmeans",
@@ -188,8 +209,11 @@ __all__ = [
     "materialise",
     "nearest",
     "nearest_k",
+    "nearest_pulses",
     "prepare",
     "reverse_digits",
+    "soft_codes",
     "split_codes",
+    "taxonomy",
     "uniform",
 ]

@@ -71,6 +71,8 @@ def search(
         codes (rows, paths, slots), sums of vectors (rows, paths, dim), costs (rows, paths), float64.
     """
     size = max(1, HELD // (x.shape[1] * width * min(width, max(level.vocab[0] for level in levels))))
+    if torch.compiler.is_compiling():  # a compiled program knows no number of rows, so none of parts
+        return _search(levels, x, width, level_weights)
     parts = [_search(levels, rows, width, level_weights) for rows in x.split(size)]
     codes, sums, costs = zip(*parts, strict=True)
     return torch.cat(codes), torch.cat(sums), torch.cat(costs)

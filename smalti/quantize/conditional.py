@@ -105,37 +105,17 @@ class InContext(Alphabet):
         self.dim, self.vocab = alphabet.dim, alphabet.vocab
 
     def nearest(self, x: Tensor) -> Tensor:
-        return self.candidates(x, 1)[0][:, 0]
+        return _search(self._alphabet[0], x, self.context, 1)[0]
 
-    @torch.no_grad()
     def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        (size,) = self.vocab
-        if not 1 <= k <= size:
-            raise InputError(f"k must be in 1..{size}, the number of codes, got {k}")
-        refuse_nan(x)
-        step = max(1, HELD // (size * self.dim))
-        found = [self._nearest_k(*part, k) for part in zip(x.split(step), self.context.split(step), strict=True)]
-        codes = torch.cat([x.new_zeros(0, k, dtype=torch.int64), *[each for each, _ in found]])
-        return codes[..., None], torch.cat([x.new_zeros(0, k, dtype=torch.float64), *[cost for _, cost in found]])
-
-    def _nearest_k(self, x: Tensor, context: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Codes (rows, k) and squared distances: found in float32, whose last bits depend on the batch, then decided in
-        float64, where they do not.
-        """
-        alphabet, context = self._alphabet[0], context[:, None]
-        table = alphabet.vectors()
-        rough = (x[:, None] - alphabet.network(table, context)).square().sum(-1)
-        likely = rough.topk(min(k + MEASURED_AGAIN, len(table)), dim=1, largest=False).indices.sort(dim=1).values
-        state = {name: tensor.double() for name, tensor in alphabet.network.state_dict(keep_vars=True).items()}
-        vectors = functional_call(alphabet.network, state, (table.double()[likely], context.double()))
-        costs = folded_sum((x.double()[:, None] - vectors).square())
-        order = costs.argsort(dim=1, stable=True)[:, :k]
-        return likely.gather(1, order), costs.gather(1, order)
+        codes, costs = _search(self._alphabet[0], x, self.context, k)
+        return codes[..., None], costs
 
     def chosen(self, codes: Tensor) -> Tensor:
         alphabet = self._alphabet[0]
-        own = F.embedding(codes[..., 0], alphabet.vectors())
-        context = self.context.view(len(self.context), *[1] * (own.ndim - 2), -1)
+        own, context = F.embedding(codes[..., 0], alphabet.vectors()), self.context
+        for _ in range(own.ndim - context.ndim):
+            context = context.unsqueeze(1)
         return alphabet.network(own, context)
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -146,3 +126,31 @@ class InContext(Alphabet):
 
     def codebooks(self) -> list[Tensor]:
         raise InputError("every row has a codebook of its own: ask for candidates or look codes up")
+
+
+@torch.no_grad()
+def _search(alphabet: Conditional, x: Tensor, context: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest codes of rows under their contexts, nearest first: (rows, k), and squared distances, float64."""
+    (size,) = alphabet.vocab
+    if not 1 <= k <= size:
+        raise InputError(f"k must be in 1..{size}, the number of codes, got {k}")
+    if torch.compiler.is_compiling():  # a compiled program knows no number of rows, so none of parts
+        return _nearest_k(alphabet, x, context, k)
+    if not bool(torch.isfinite(x).all()):
+        raise InputError("latents hold NaN or infinity")
+    step = max(1, HELD // (size * alphabet.dim))
+    parts = zip(x.split(step), context.split(step), strict=True)
+    codes, costs = zip(*[_nearest_k(alphabet, *part, k) for part in parts], strict=True)
+    return torch.cat(codes), torch.cat(costs)
+
+
+def _nearest_k(alphabet: Conditional, x: Tensor, context: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Codes found in float32, whose last bits depend on the batch, and decided in float64, where they do not."""
+    table, context = alphabet.vectors(), context[:, None]
+    rough = (x[:, None] - alphabet.network(table, context)).square().sum(-1)
+    likely = rough.topk(min(k + MEASURED_AGAIN, len(table)), dim=1, largest=False).indices.sort(dim=1).values
+    state = {name: tensor.double() for name, tensor in alphabet.network.state_dict(keep_vars=True).items()}
+    vectors = functional_call(alphabet.network, state, (table.double()[likely], context.double()))
+    costs = folded_sum((x.double()[:, None] - vectors).square())
+    order = costs.argsort(dim=1, stable=True)[:, :k]
+    return likely.gather(1, order), costs.gather(1, order)

@@ -59,7 +59,7 @@ class Heads(Alphabet):
 
     def nearest(self, x: Tensor) -> Tensor:
         found = [table.nearest(part) for table, part in self._parts(x, self.head_dim)]
-        pieces = [each.view(len(x), count) for each, (_, count) in zip(found, self.runs(), strict=True)]
+        pieces = [each.view(-1, count) for each, (_, count) in zip(found, self.runs(), strict=True)]
         return torch.cat(pieces, 1)
 
     def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -158,7 +158,12 @@ def nearest_k(rows: Tensor, table: Tensor | Prepared, k: int) -> tuple[Tensor, T
 
     Raises:
         InputError: if k, the shapes, types or devices do not fit, or a number is NaN or infinite.
+
+    Compiled or exported, it is the same but for rows that more than a few codes beyond k reach within float64 rounding.
     """
+    if torch.compiler.is_compiling():
+        codes = table.table if isinstance(table, Prepared) else _as_table(table)
+        return _nearest_k_traced(_as_rows(rows, codes), codes, k)
     ready = table if isinstance(table, Prepared) else prepare(table)
     rows, table = _as_rows(rows, ready.table), ready.table
     if not 1 <= k <= len(table):
@@ -408,6 +413,30 @@ def _nearest_traced(rows: Tensor, table: Tensor) -> Tensor:
     chosen = torch.cat([chosen, torch.stack(lowest, 1).gather(1, part[:, None])], 1)
     costs = _order_costs(rows[:, None], table[chosen], (lengths > FAR * longest)[:, None])
     return torch.where(costs == costs.amin(1, keepdim=True), chosen, codes).amin(1)
+
+
+def _nearest_k_traced(rows: Tensor, table: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest in plain tensor operations: the best by float64 score of each part, measured again."""
+    codes = len(table)
+    width = max(TRACED_WIDTH, -(-codes // TRACED_PARTS))
+    exact = table.double()
+    centre = exact.mean(0)
+    z, centred = rows.double() - centre, exact - centre
+    half = centred.square().sum(1) / 2
+    values, found = [], []
+    for start in range(0, codes, width):
+        scores = z @ centred[start : start + width].t() - half[start : start + width]
+        top = scores.topk(min(k + TRACED_KEPT, scores.shape[1]), dim=1)
+        values.append(top.values)
+        found.append(top.indices + start)
+    best = torch.cat(values, 1).topk(min(k + TRACED_KEPT, codes), dim=1).indices
+    chosen = (
+        torch.cat(found, 1).gather(1, best).sort(dim=1).values
+    )  # so that a stable sort keeps the lowest index first
+    far = z.square().sum(1) > 2 * FAR**2 * half.amax()
+    order = _order_costs(rows[:, None], table[chosen], far[:, None]).argsort(dim=1, stable=True)[:, :k]
+    indices = chosen.gather(1, order)
+    return indices, squared_distances(rows[:, None], table[indices])
 
 
 def _first(scores: Tensor, least: Tensor) -> Tensor:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from smalti.errors import ConfigError
 from smalti.quantize.base import Quantizer
-from smalti.quantize.dropout import Dropout
-from smalti.quantize.named.vectors import ema
+from smalti.quantize.beam import Beam
+from smalti.quantize.code_terms import Mutual
+from smalti.quantize.compose import Quantize
+from smalti.quantize.conditional import Conditional, ResidualMLP
+from smalti.quantize.dropout import Dropout, SampleDropout
+from smalti.quantize.estimators import CodebookOnly, DiVeQ
+from smalti.quantize.learning import Gradient
+from smalti.quantize.named.vectors import ema, simvq
 from smalti.quantize.parallel import Parallel
 from smalti.quantize.residual import Residual
+from smalti.quantize.revival import Expire
+from smalti.quantize.table import Table
+from smalti.quantize.vectors import Trained
 
 
 def residual(dim: int, codes: int, *, levels: int, dropout: bool = False, **options: Any) -> Quantizer:
@@ -22,3 +33,62 @@ def product(dim: int, codes: int, *, parts: int, **options: Any) -> Quantizer:
     if dim % parts:
         raise ConfigError(f"{dim} dimensions do not divide into {parts} parts")
     return Parallel([ema(dim // parts, codes, **options) for _ in range(parts)])
+
+
+def shared_residual(dim: int, codes: int, *, levels: int, dropout: bool = False, **options: Any) -> Quantizer:
+    """One codebook for all levels, as in RQ-VAE: what all levels chose is gathered, and applied once."""
+    return Residual([ema(dim, codes, **options)] * levels, dropout=Dropout() if dropout else None)
+
+
+def sample_dropout_residual(
+    dim: int, codes: int, *, levels: int, at_least: int = 1, share: float = 0.5, **options: Any
+) -> Quantizer:
+    """Residual EMA quantization whose number of levels is drawn for each sample, as in DAC."""
+    return Residual(
+        [ema(dim, codes, **options) for _ in range(levels)], dropout=SampleDropout(at_least=at_least, share=share)
+    )
+
+
+def beam_residual(
+    dim: int, codes: int, *, levels: int, beam: int = 4, eval_beam: int | None = None, **options: Any
+) -> Quantizer:
+    """Residual EMA quantization whose codes a beam search finds, in training and encoding."""
+    return Residual([ema(dim, codes, **options) for _ in range(levels)], search=Beam(beam, eval_beam))
+
+
+def grouped_residual(
+    dim: int, codes: int, *, groups: int, levels: int, dropout: bool = False, **options: Any
+) -> Quantizer:
+    """Group-residual quantization, as in HiFi-Codec: equal parts of the dimensions, residual levels each."""
+    if dim % groups:
+        raise ConfigError(f"{dim} dimensions do not divide into {groups} groups")
+    parts = [residual(dim // groups, codes, levels=levels, dropout=dropout, **options) for _ in range(groups)]
+    return Parallel(parts, dropout=Dropout() if dropout else None)
+
+
+def residual_simvq(dim: int, codes: int, *, levels: int, dropout: bool = False, **options: Any) -> Quantizer:
+    """Residual levels of SimVQ."""
+    return Residual([simvq(dim, codes, **options) for _ in range(levels)], dropout=Dropout() if dropout else None)
+
+
+def residual_diveq(dim: int, codes: int, *, levels: int, variance: float = 5e-3, expire: float = 2.0) -> Quantizer:
+    """Residual levels with one DiVeQ estimate of their sum."""
+    revive = Expire(expire) if expire > 0 else None
+    parts = [
+        Quantize(Table(Trained(codes, dim), learn=Gradient(10), revive=revive), estimator=CodebookOnly())
+        for _ in range(levels)
+    ]
+    return Residual(parts, estimator=DiVeQ(variance))
+
+
+def qinco(
+    dim: int, codes: int, *, levels: int, hidden: int | None = None, depth: int = 4, beam: int | None = None
+) -> Quantizer:
+    """QINCo: each level's codebook is computed from the sum of the levels before it."""
+    terms = [Mutual()]
+    first = Quantize(Table(Trained(codes, dim, nn.init.normal_)), terms=terms)
+    rest = [
+        Quantize(Conditional(Trained(codes, dim, nn.init.normal_), ResidualMLP(dim, hidden, depth)), terms=terms)
+        for _ in range(levels - 1)
+    ]
+    return Residual([first, *rest], search=None if beam is None else Beam(beam))
