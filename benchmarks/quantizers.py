@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from smalti import quantize
 from smalti.bench.resources import Meter
-from smalti.quantize import Quantizer, nearest, prepare
+from smalti.quantize import BoundFSQ, Quantize, Quantizer, Scalars, nearest, prepare
 
 SIDE = 4096  # of the matrices that say what the machine can do
 MEGABYTE = 2**20
@@ -105,7 +105,8 @@ def residual(way: Way, count: int, dim: int, codes: int, *, shared: bool = False
     """Eight residual levels."""
     theirs = peer("ResidualVQ", dim=dim, codebook_size=codes, num_quantizers=8, shared_codebook=shared)
     options = {"decay": 0.8, "kmeans_iterations": 0, "expire": 0.0, "rotation": True, "commitment_weight": 1.0}
-    ours = quantize.create("residual", dim=dim, codes=codes, levels=8, shared=shared, **options)
+    name = "shared-residual" if shared else "residual"
+    ours = quantize.create(name, dim=dim, codes=codes, levels=8, **options)
     return way(theirs, ours, latents(count, dim))
 
 
@@ -114,9 +115,16 @@ def simvq(way: Way, count: int, dim: int, codes: int) -> tuple[Work, Work]:
     return way(theirs, quantize.create("simvq", dim=dim, codes=codes), latents(count, dim))
 
 
-def fsq(way: Way) -> tuple[Work, Work]:
+def fsq(way: Way, count: int, dim: int) -> tuple[Work, Work]:
+    """Projected to five dimensions and back."""
     levels = [8, 8, 8, 6, 5]
-    return way(peer("FSQ", levels=levels), quantize.create("fsq", levels=levels), latents(16384, 5))
+    ours = Quantize(
+        Scalars(levels, grid="fsq"),
+        before=nn.Sequential(nn.Linear(dim, len(levels)), BoundFSQ(levels)),
+        after=nn.Linear(len(levels), dim),
+        dim=dim,
+    )
+    return way(peer("FSQ", levels=levels, dim=dim), ours, latents(count, dim))
 
 
 def lookup_free(way: Way, count: int, bits: int, *, spherical: bool = False) -> tuple[Work, Work]:
@@ -144,7 +152,7 @@ CASES: Sequence[Case] = (
         partial(residual, training, 4096, 128, 1024, shared=True),
     ),
     *(Case(f"SimVQ training {shape}", goal, partial(simvq, training, *shape)) for shape, goal in SIMVQ_GOALS),
-    Case("FSQ training (16384, 5)", 0.8, partial(fsq, training)),
+    Case("FSQ training (16384, 64)", 0.8, partial(fsq, training, 16384, 64)),
     Case("LFQ entropy training, 4096 x 2^10", 10.0, partial(lookup_free, training, 4096, 10)),
     Case("LFQ entropy training, 1024 x 2^16", 100.0, partial(lookup_free, training, 1024, 16), slow=True),
     Case(

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.claims import Claim
-from smalti.quantize import Levels, Quantize
-from smalti.quantize.levels import normal_levels, stretched
+from smalti.quantize import Levels, Quantize, create
 
 SAMPLES = 200_000
 PUBLISHED = {  # range of the latents -> bits -> mean squared error on N(0,1)
@@ -53,7 +52,7 @@ def table_claims(seed: int) -> Iterator[Claim]:
     for high, errors in PUBLISHED.items():
         for bits, published in errors.items():
             started = time.perf_counter()
-            table = Quantize(Levels([stretched(normal_levels(bits), -high, high)])).eval()
+            table = create("dimension-wise", dim=1, bits=bits, low=-high, high=high).eval()
             codes = table.encode(x)
             error = float(F.mse_loss(table.decode(codes), x))
             used = len(codes.unique())
