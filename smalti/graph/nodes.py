@@ -213,4 +213,5 @@ class _Members:
         left, right = np.searchsorted(self.tokens, row), np.searchsorted(self.tokens, row, side="right")
         holders = [self.nodes[a:b] for a, b in zip(left, right, strict=True)]
         both = np.bincount(np.concatenate(holders) if holders else [], minlength=len(self.sizes))
-        return both / np.maximum(len(row) + self.sizes - both, 1)
+        either = len(row) + self.sizes - both
+        return np.where(either > 0, both / np.maximum(either, 1), 1.0)  # two codes without tokens are equal

@@ -87,8 +87,10 @@ class Method:
 
 @cache
 def _table() -> tuple[Method, ...]:
-    rows = json.loads(FILE.read_text(encoding="utf-8"))
-    return tuple(Method(**{name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}) for row in rows)
+    rows: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+    for row in rows:
+        row.update(quantizers=tuple(row["quantizers"]), modality=tuple(row["modality"]))
+    return tuple(Method(**row) for row in rows)
 
 
 def taxonomy(
