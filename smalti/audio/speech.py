@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from smalti.audio.base import AudioTokenizer, Window
 from smalti.audio.mel import MelSpectrogram
 from smalti.audio.vocos import ISTFTHead, VocosBackbone
-from smalti.quantize import named
+from smalti.quantize.named import combined
 from smalti.tokenizer import Tokenizer
 
 FLOOR = 1e-4  # of mel magnitudes: what is quieter sounds silent
@@ -77,7 +77,7 @@ class SpeechCodec(AudioTokenizer):
             latent_dim: of the vectors that are quantized.
             codes: size of each codebook.
             slots: residual levels.
-            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`smalti.quantize.named.ema`).
+            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`smalti.quantize.named.vectors.ema`).
             window: how recordings too long for one pass are cut.
         """
 
@@ -135,7 +135,7 @@ class SpeechCodec(AudioTokenizer):
         self.sample_rate, self.hop, self.window = config.sample_rate, config.hop, config.window
         mel = MelSpectrogram(rate=config.sample_rate, n_fft=config.n_fft, hop=config.hop, mels=config.mels)
         self.encoder = MelEncoder(mel, config.encoder, config.latent_dim)
-        self.quantizer = named.residual(
+        self.quantizer = combined.residual(
             config.latent_dim,
             config.codes,
             levels=config.slots,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import smalti.tokenizer
 from smalti.image.base import ImageTokenizer
-from smalti.quantize import named
+from smalti.quantize.named import combined
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -98,7 +98,7 @@ class PhotoTokenizer(ImageTokenizer):
             latent_dim: of the vectors that are quantized.
             codes: size of each codebook.
             slots: residual levels.
-            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`smalti.quantize.named.ema`).
+            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`smalti.quantize.named.vectors.ema`).
         """
 
         patch: int = Field(4, ge=1, le=32)
@@ -134,7 +134,7 @@ class PhotoTokenizer(ImageTokenizer):
         super().__init__(config)
         self.factor = config.patch * 2 ** (len(config.widths) - 1)
         self.encoder = Encoder(config.patch, config.widths, config.encoder_blocks, config.latent_dim)
-        self.quantizer = named.residual(
+        self.quantizer = combined.residual(
             config.latent_dim,
             config.codes,
             levels=config.slots,
