@@ -136,8 +136,7 @@ def _search(alphabet: Conditional, x: Tensor, context: Tensor, k: int) -> tuple[
         raise InputError(f"k must be in 1..{size}, the number of codes, got {k}")
     if torch.compiler.is_compiling():  # a compiled program knows no number of rows, so none of parts
         return _nearest_k(alphabet, x, context, k)
-    if not bool(torch.isfinite(x).all()):
-        raise InputError("latents hold NaN or infinity")
+    refuse_nan(x)
     step = max(1, HELD // (size * alphabet.dim))
     parts = zip(x.split(step), context.split(step), strict=True)
     codes, costs = zip(*[_nearest_k(alphabet, *part, k) for part in parts], strict=True)
