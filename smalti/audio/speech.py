@@ -77,7 +77,7 @@ class SpeechCodec(AudioTokenizer):
             latent_dim: of the vectors that are quantized.
             codes: size of each codebook.
             slots: residual levels.
-            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`smalti.quantize.named.vectors.ema`).
+            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`named.vectors.ema`).
             window: how recordings too long for one pass are cut.
         """
 

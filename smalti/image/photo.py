@@ -98,7 +98,7 @@ class PhotoTokenizer(ImageTokenizer):
             latent_dim: of the vectors that are quantized.
             codes: size of each codebook.
             slots: residual levels.
-            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`smalti.quantize.named.vectors.ema`).
+            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`named.vectors.ema`).
         """
 
         patch: int = Field(4, ge=1, le=32)
