@@ -15,10 +15,13 @@ from smalti.quantize import (
     Halves,
     IntervalRestart,
     Joint,
+    MultiScale,
     Quantize,
+    Quantizer,
     SmoothedEMA,
     Table,
     Trained,
+    create,
 )
 from tests.parity.golden import Case, read_case
 
@@ -99,3 +102,57 @@ def test_glm_s_ema_and_restart(golden: Path) -> None:
     assert torch.allclose(table.ema_count, given.outputs["train/ema_count"], atol=1e-5)
     assert torch.allclose(table.ema_sum, given.outputs["train/ema_weight"], atol=5e-4)
     assert torch.allclose(table.stored_rows(), given.outputs["train/codebook"], atol=5e-4)
+
+
+def unfolded(state: dict[str, Tensor], name: str) -> Tensor:
+    """The weight of a weight-normalised layer, under either of torch's two layouts, as a matrix."""
+    new = f"{name}.parametrizations.weight.original"
+    size, direction = (
+        (state[f"{new}0"], state[f"{new}1"])
+        if f"{new}0" in state
+        else (state[f"{name}.weight_g"], state[f"{name}.weight_v"])
+    )
+    return (size.flatten(1) * torch.nn.functional.normalize(direction.flatten(1), dim=1)).contiguous()
+
+
+def load_factorised(level: Quantizer, state: dict[str, Tensor], prefix: str, codebook: str) -> None:
+    level.load_state_dict(
+        {
+            "before.weight": unfolded(state, f"{prefix}.in_proj"),
+            "before.bias": state[f"{prefix}.in_proj.bias"],
+            "after.weight": unfolded(state, f"{prefix}.out_proj"),
+            "after.bias": state[f"{prefix}.out_proj.bias"],
+            "alphabet.table.vectors.weight": state[f"{prefix}.{codebook}.weight"],
+        }
+    )
+
+
+def test_bigcodec_s_factorised_codes(golden: Path) -> None:
+    given = case(golden, "audio-codec-anchors/bigcodec_small")
+    options = given.config["decoder"]
+    quantizer = create(
+        "factorised", dim=options["vq_dim"], codes=options["codebook_size"], code_dim=options["codebook_dim"]
+    )
+    load_factorised(quantizer, given.state, "generator/quantizer.layers.0", "_codebook")
+    out = quantizer(given.outputs["latents"].transpose(1, 2))
+    assert torch.equal(out.codes[..., 0], given.outputs["codes"][0])
+    assert torch.allclose(out.z.transpose(1, 2), given.outputs["z_q"], atol=3e-4)
+
+
+def test_snac_s_multi_rate_codes(golden: Path) -> None:
+    given = case(golden, "audio-codec-anchors/snac_small")
+    z = given.outputs["latents"].transpose(1, 2)
+    quantizer = create(
+        "multi-rate",
+        dim=z.shape[-1],
+        codes=given.config["codebook_size"],
+        strides=given.config["vq_strides"],
+        code_dim=given.config["codebook_dim"],
+    )
+    assert isinstance(quantizer, MultiScale)
+    for index, level in enumerate(quantizer.levels):
+        load_factorised(level, given.state, f"quantizer.quantizers.{index}", "codebook")
+    out = quantizer(z)
+    for index, codes in enumerate(quantizer.split(out.codes)):
+        assert torch.equal(codes[..., 0], given.outputs[f"codes_{index}"])
+    assert torch.allclose(out.z.transpose(1, 2), given.outputs["z_q"], atol=3e-4)
