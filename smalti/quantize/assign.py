@@ -73,8 +73,8 @@ class Nearest(Assign):
     """The nearest vector."""
 
     def forward(self, x: Tensor, alphabet: Alphabet, noise: Noise) -> Assigned:
-        codes = self.decide(x, alphabet)
-        return Assigned(codes, alphabet.chosen(codes))
+        codes, vectors = alphabet.choose(x.detach())
+        return Assigned(codes, vectors)
 
     def decide(self, x: Tensor, alphabet: Alphabet) -> Tensor:
         return alphabet.nearest(x.detach())

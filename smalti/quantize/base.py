@@ -169,6 +169,11 @@ class Alphabet(nn.Module, ABC):
     def nearest(self, x: Tensor) -> Tensor:
         """Codes (rows, slots) of the nearest vectors of projected x (rows, dim)."""
 
+    def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`nearest`, with the codes' vectors (rows, dim)."""
+        codes = self.nearest(x)
+        return codes, self.chosen(codes)
+
     @abstractmethod
     def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k nearest of each row, best first: codes (rows, k, slots) and squared distances (rows, k)."""

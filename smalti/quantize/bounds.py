@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError
-from smalti.quantize.constants import keep, kept
+from smalti.quantize.constants import in_long_runs, keep, keep_runs, kept
 
 Distribution = Literal["tanh", "sigmoid", "normal", "laplace", "cauchy"]
 Function = Callable[[Tensor], Tensor]
@@ -91,12 +91,13 @@ class BoundFSQ(nn.Module):
         shift = offset / half
         unit = torch.div(count, 2, rounding_mode="floor")
         self._numbers: Tensor
-        keep(self, "_numbers", torch.stack([shift if hard else torch.atanh(shift), half / unit, offset / unit]))
+        keep_runs(self, "_numbers", torch.stack([shift if hard else torch.atanh(shift), half / unit, -offset / unit]))
 
     def forward(self, z: Tensor) -> Tensor:
-        shift, half, offset = kept(self._numbers).to(z.dtype)
-        squashed = (z + shift).clamp(-1, 1) if self.hard else torch.tanh(z + shift)
-        return squashed * half - offset
+        runs, numbers = in_long_runs(z, self._numbers)
+        shift, half, offset = numbers.to(z.dtype)
+        squashed = (runs + shift).clamp(-1, 1) if self.hard else torch.tanh(runs + shift)
+        return torch.addcmul(offset, squashed, half).view(z.shape)
 
 
 # The cumulative function of each distribution and its inverse.

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from smalti.errors import ConfigError, InputError
 from smalti.quantize.base import Alphabet, BitOrder, refuse_nan
-from smalti.quantize.constants import keep, kept
+from smalti.quantize.constants import in_long_runs, keep, keep_runs, kept
 from smalti.quantize.indices import strides
 
 Grid = Literal["symmetric", "fsq", "centres"]
 MAX_SPELLED_OUT = 2**20
+EXACT_DOUBLES = 2**53  # whole numbers up to this are exact, whatever the order in which they are added
 
 # Level k of L is the number scale * (step k + start) / unit; here are step, start and unit for each grid.
 GRIDS: Mapping[Grid, Callable[[int], tuple[int, int, int]]] = {
@@ -76,13 +77,15 @@ class Scalars(Alphabet):
         self._basis: Tensor
         self._to_values: Tensor
         self._to_digits: Tensor
+        self._exact_basis: Tensor
         self.register_buffer("_count", torch.tensor(self.levels), persistent=False)
         self.register_buffer("_basis", torch.tensor(strides(self.levels, order)), persistent=False)
         step, start, unit = torch.tensor([GRIDS[grid](level) for level in self.levels], dtype=torch.float64).t()
         unit = unit / torch.tensor(self.scales, dtype=torch.float64)
-        keep(self, "_to_values", torch.stack([step, start, unit]))
+        keep_runs(self, "_to_values", torch.stack([step, start, unit]))
         # Each level begins above the midpoint to the one below.
-        keep(self, "_to_digits", torch.stack([unit / step, -start / step - 0.5]))
+        keep_runs(self, "_to_digits", torch.stack([unit / step, -start / step - 0.5, self._count - 1.0]))
+        keep(self, "_exact_basis", self._basis)
 
     @property
     def signs(self) -> bool:
@@ -90,13 +93,14 @@ class Scalars(Alphabet):
         return set(self.levels) == {2} and self.grid == "symmetric"
 
     def values(self, digits: Tensor) -> Tensor:
-        """Numbers of levels k: (..., len(levels)) int -> float32."""
-        step, start, unit = kept(self._to_values)
-        return ((digits * step + start) / unit).float()
+        """Numbers of levels k: (..., len(levels)) -> float32."""
+        runs, numbers = in_long_runs(digits.float(), self._to_values)
+        step, start, unit = numbers.float()
+        return (torch.addcmul(start, runs, step) / unit).view(digits.shape)
 
     def tables(self) -> list[Tensor]:
         """The numbers of each dimension of a group."""
-        every = torch.arange(max(self.levels), device=self._count.device)[:, None]
+        every = torch.arange(max(self.levels), device=self._count.device)[:, None].expand(-1, len(self.levels))
         return [column[:level] for column, level in zip(self.values(every).unbind(1), self.levels, strict=True)]
 
     def digits(self, codes: Tensor) -> Tensor:
@@ -108,13 +112,27 @@ class Scalars(Alphabet):
         return (digits * self._basis).sum(-1)
 
     def nearest(self, x: Tensor) -> Tensor:
-        refuse_nan(x)
+        return self._codes_of(self._nearest_digits(x))
+
+    def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        digits = self._nearest_digits(x)
+        return self._codes_of(digits), self.values(digits).flatten(-2)
+
+    def _nearest_digits(self, x: Tensor) -> Tensor:
+        """The nearest level of every dimension: (rows, dim) -> (rows, groups, len(levels)), bool or float64."""
         grouped = x.unflatten(-1, (self.groups, len(self.levels)))
         if self.signs:
-            return self.codes(grouped > 0)
-        rate, offset = kept(self._to_digits)
-        digits = (grouped.double() * rate + offset).ceil()
-        return self.codes(digits.clamp(min=0).minimum(self._count - 1).long())
+            refuse_nan(x)
+            return grouped > 0
+        runs, (rate, offset, last) = in_long_runs(grouped.double(), self._to_digits)
+        digits = torch.addcmul(offset, runs, rate)
+        refuse_nan(digits.sum())  # as cheap a question as can be; no sum of single numbers overflows a double
+        return torch.clamp(digits.ceil_(), torch.zeros_like(last), last).view(grouped.shape)
+
+    def _codes_of(self, digits: Tensor) -> Tensor:
+        if self.vocab[0] > EXACT_DOUBLES:
+            return self.codes(digits.long())
+        return (digits.double() @ kept(self._exact_basis)).long()
 
     def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         digits, costs = cheapest_products(x, self.tables() * self.groups, k)

@@ -114,7 +114,7 @@ def group_wise(
     return Quantize(Scalars((2,) * bits, groups=groups), terms=terms)
 
 
-def spherical(bits: int, *, group_bits: int = 1, entropy_weight: float = 0.1, sharpness: float = 1.0) -> Quantizer:
+def bsq(bits: int, *, group_bits: int = 1, entropy_weight: float = 0.1, sharpness: float = 1.0) -> Quantizer:
     """BSQ: signs of a unit vector, at length 1; the entropy over groups of `group_bits`."""
     scale = bits**-0.5
     entropy = BitEntropy(entropy_weight / sharpness, temperature=1 / sharpness, joint=2**group_bits)
