@@ -157,7 +157,9 @@ class Quantize(Quantizer):
     def _value(self, term: Term, x: Tensor, assigned: Assigned, alphabet: Alphabet) -> Tensor:
         # The mean over no rows would be NaN; a masked batch must cost nothing, and still have a gradient everywhere,
         # because other ranks wait for it.
-        return term(x, assigned, alphabet) if len(x) else x.sum() + assigned.vectors.sum()
+        if len(x) or (term.over_ranks and active()):
+            return term(x, assigned, alphabet)
+        return x.sum() + assigned.vectors.sum()
 
     @torch.no_grad()
     def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:

@@ -77,6 +77,7 @@ class ScalarEntropy(Term):
     """
 
     name: ClassVar[str] = "entropy"
+    over_ranks: ClassVar[bool] = True
     weight: float = 0.1
     temperature: float = 0.01
     diversity: float = 1.0
@@ -97,7 +98,7 @@ class ScalarEntropy(Term):
             own = own[torch.randperm(len(own), device=own.device)[: max(1, int(self.share * len(own)))]]
         means = [self._mean(part) for part in _parts(factors, self.joint)]
         batch = torch.stack([-(mean * self.logarithm(mean)).sum(-1).mean() for mean in means]).sum()
-        return own.mean(), batch
+        return own.mean() if len(own) else own.sum(), batch
 
     def mean_distributions(self, x: Tensor, alphabet: Alphabet) -> list[Tensor]:
         """The mean distribution of each part of the dimensions: (groups or 1, codes of the part), big-endian."""
@@ -189,9 +190,9 @@ def _mean_over_ranks(total: Tensor, rows: int) -> Tensor:
     DDP averages gradients, so the local part is scaled as if all ranks held as many rows.
     """
     if not (active() and total.requires_grad):
-        return total / rows
+        return total / max(1, rows)
     everything = sum_over_ranks(total.detach().clone())
-    count = sum_over_ranks(total.new_full((), rows))
+    count = sum_over_ranks(total.new_full((), rows)).clamp(min=1)
     local = total / (count / torch.distributed.get_world_size())
     return local + (everything / count - local).detach()
 
@@ -249,10 +250,11 @@ class DotEntropy(SoftEntropy):
 class Softplus(Term):
     """Another term kept positive: softplus(value + offset), as vector-quantize-pytorch offers for LFQ's entropy."""
 
+    name: ClassVar[str] = "entropy"
+    over_ranks: ClassVar[bool] = True
     term: Term
     offset: float = 5.0
     weight: float = 0.1
-    name: ClassVar[str] = "entropy"
 
     def __call__(self, x: Tensor, assigned: Assigned, alphabet: Alphabet) -> Tensor:
         return F.softplus(self.term(x, assigned, alphabet) + self.offset)

@@ -16,9 +16,14 @@ from smalti.quantize.base import Alphabet
 
 
 class Term(ABC):
-    """A term of the loss: `name`, `weight`, and the unweighted value of a batch of real rows."""
+    """A term of the loss: `name`, `weight`, and the unweighted value of a batch of real rows.
+
+    Attributes:
+        over_ranks: whether ranks exchange something for it, so that those without rows must take part.
+    """
 
     name: ClassVar[str]
+    over_ranks: ClassVar[bool] = False
     weight: float
 
     @abstractmethod
