@@ -41,8 +41,7 @@ class Prepared:
         table: (K, D), float32.
         centre: (D,), the mean of the rows. Subtracting it leaves distances alone, and keeps an offset that all vectors
             share out of the rounding.
-        scale: the power of two that brings the longest centred row near length 1, where float32 neither overflows nor
-            loses digits.
+        scale: the power of two that brings the largest number near 1, where float32 neither overflows nor loses digits.
         shift: (D,), -centre, scaled.
         extended: (D + 1, K): centred rows e, scaled, and below them -|e|²/2, so that a chunk of scores is one matrix
             product.
@@ -68,20 +67,18 @@ def prepare(table: Tensor) -> Prepared:
         InputError: if it is no such table, or holds NaN or infinity.
     """
     table = _as_table(table)
-    finite = torch.isfinite(table).all(1)
-    if not torch.compiler.is_compiling() and not bool(finite.all()):
-        raise InputError(f"the table holds NaN or infinity in {int((~finite).sum())} of {len(table)} rows")
-    exact = table.double()
-    centre = exact.mean(0).float()
-    codes = exact - centre.double()
-    exponent = torch.frexp(codes.square().sum(1).amax().sqrt()).exponent
+    largest = torch.linalg.vector_norm(table, ord=math.inf)
+    if not torch.compiler.is_compiling() and not bool(torch.isfinite(largest)):
+        broken = int((~torch.isfinite(table)).any(1).sum())
+        raise InputError(f"the table holds NaN or infinity in {broken} of {len(table)} rows")
     # Within the exponents of float32 the scale itself is exact, and so is what it multiplies.
-    scale = torch.ldexp(torch.ones_like(codes[0, 0]), -exponent.clamp(-126, 126))
-    codes = (codes * scale).float()
-    squares = codes.double().square().sum(1, keepdim=True)
-    extended = torch.cat([codes, squares.mul(-0.5).float()], dim=1).t().contiguous()
-    shift = (centre.double() * -scale).float()
-    return Prepared(table, centre, scale.float(), shift, extended, squares.amax().sqrt().float())
+    scale = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent.clamp(-126, 126))
+    codes = table * scale
+    centre = codes.mean(0)
+    codes -= centre
+    squares = codes.square().sum(1)
+    extended = torch.cat([codes.t(), squares[None] * -0.5])
+    return Prepared(table, centre / scale, scale, -centre, extended, squares.amax().sqrt())
 
 
 def nearest(rows: Tensor, table: Tensor | Prepared) -> Tensor:
