@@ -170,7 +170,7 @@ def _walk(x: Tensor, pulses: int, steps: int | None) -> Tensor:
     x = x / folded_sum(x.square()).sqrt()[:, None].clamp(min=1e-300)
     even = torch.full_like(x, pulses // dim) + (_places(x) < pulses % dim)
     best, cosine = even, _cosines(x, even)
-    y, rows = even, torch.arange(len(x), device=x.device)
+    y, rows = even, torch.arange(x.shape[0], device=x.device)
     total, taken = folded_sum(x), 0
     while (taken < steps) if steps is not None else bool(len(rows)):
         here = x[rows]

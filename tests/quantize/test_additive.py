@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 
 from smalti.errors import ConfigError, InputError
@@ -311,3 +315,36 @@ def test_refusals() -> None:
         Beam(0)
     with pytest.raises(ConfigError):
         Additive(0, 2, 3)
+
+
+def two_ranks(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=30)
+    )
+    plain = Quantize(Additive(4, 2, 8, learn=LeastSquares(kmeans_iterations=0), init=_steady)).train()
+    whole = torch.randn(4, 20, 4, generator=torch.Generator().manual_seed(16))
+    plain(whole[2 * rank : 2 * rank + 2])
+    plain.update()
+    torch.manual_seed(100 + rank)
+    started = Quantize(Additive(4, 2, 8, learn=LeastSquares(decay=0.8), init=_steady)).train()
+    for step in range(20):
+        z = torch.randn(2, 15 + 5 * rank, 4)
+        # In the first step no rank has rows, then one of them, then both.
+        real = torch.full(z.shape[:2], step > 0 and step % 3 != rank)
+        started(z, mask=real)
+        started.update()
+    torch.save([plain.state_dict(), started.state_dict()], f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_learn_what_one_learns_and_stay_bit_equal(tmp_path: Path) -> None:
+    mp.spawn(two_ranks, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
+    plain = Quantize(Additive(4, 2, 8, learn=LeastSquares(kmeans_iterations=0), init=_steady)).train()
+    plain(torch.randn(4, 20, 4, generator=torch.Generator().manual_seed(16)))
+    plain.update()
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(first[0][key], value, rtol=1e-3, atol=1e-3)

@@ -18,6 +18,8 @@ from smalti.errors import ConfigError, InputError
 from smalti.quantize.additive.energy import Energy, add_up
 from smalti.quantize.neighbours import nearest, nearest_k, squared_distances
 
+# Rows are counted by `x.shape[0]` here: `len(x)` would fix their number while tracing.
+
 HELD = 2**22  # float64 numbers of one step
 MOST_SUMS = 10**6
 
@@ -62,13 +64,18 @@ class Ordered(Encoder):
     def best(self, x: Tensor, codebooks: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         _check(x, codebooks, k)
         width = max(self.width, k)
+        numbers = width * max(codebooks.shape[2], min(width, codebooks.shape[1]))
+        found = [self._search(chunk, codebooks, width, k) for chunk in _chunks(x, numbers)]
+        return torch.cat([codes for codes, _ in found]), torch.cat([costs for _, costs in found])
+
+    def _search(self, x: Tensor, codebooks: Tensor, width: int, k: int) -> tuple[Tensor, Tensor]:
         residual = x[:, None]
-        codes = torch.zeros(len(x), 1, 0, dtype=torch.int64, device=x.device)
+        codes = torch.zeros(x.shape[0], 1, 0, dtype=torch.int64, device=x.device)
         for table in codebooks:
             options = min(width, len(table))
             found, costs = _options(residual.flatten(0, 1), table, options)
-            order = costs.view(len(x), -1).argsort(dim=1, stable=True)[:, :width]
-            parent, step = order // options, found.view(len(x), -1).gather(1, order)
+            order = costs.view(x.shape[0], -1).argsort(dim=1, stable=True)[:, :width]
+            parent, step = order // options, found.view(x.shape[0], -1).gather(1, order)
             residual = _pick(residual, parent) - table[step]
             codes = torch.cat([_pick(codes, parent), step[..., None]], -1)
         return _ranked(x, codes, None, codebooks, k)
@@ -91,11 +98,8 @@ class Beam(Encoder):
         _check(x, codebooks, k)
         width = max(self.width, k)
         energy = Energy.of(codebooks)
-        if torch.compiler.is_compiling():
-            chunks = [x]  # a compiled program has no loop over rows
-        else:
-            words = codebooks.shape[0] * codebooks.shape[1]
-            chunks = list(x.split(max(1, HELD // (width * max(words, min(width, words))))))
+        words = codebooks.shape[0] * codebooks.shape[1]
+        chunks = _chunks(x, width * max(words, min(width, words), codebooks.shape[2]))
         found = [_ranked(chunk, *_beam(energy, chunk, width), codebooks, k) for chunk in chunks]
         return torch.cat([codes for codes, _ in found]), torch.cat([costs for _, costs in found])
 
@@ -128,10 +132,14 @@ def _beam(energy: Energy, x: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _marks(levels: int, size: int, device: torch.device) -> Tensor:
-    """A random 64-bit number for each codeword: a set's sum of them tells it from other sets, in whatever order."""
-    generator = torch.Generator().manual_seed(0)
-    bounds = torch.iinfo(torch.int64)
-    return torch.randint(bounds.min, bounds.max, (levels * size,), generator=generator).to(device)
+    """A 64-bit number for each codeword: a set's sum of them tells it from other sets, in whatever order.
+
+    Mixed by arithmetic (SplitMix64), because tracing refuses generators.
+    """
+    mixed = torch.arange(1, levels * size + 1, device=device) * -7046029254386353131
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        mixed = (mixed ^ ((mixed >> shift) & (2 ** (64 - shift) - 1))) * factor
+    return mixed ^ ((mixed >> 31) & (2**33 - 1))
 
 
 def _repeated(keys: Tensor) -> Tensor:
@@ -179,10 +187,8 @@ class LocalSearch(Encoder):
         _check(x, codebooks, 1)
         codes = self.first.encode(x, codebooks) if start is None else start
         energy = Energy.of(codebooks)
-        if torch.compiler.is_compiling():
-            return self._settle(energy, x, codebooks, codes)
-        step = max(1, HELD // (2 * codebooks.shape[0] * codebooks.shape[1]))
-        pieces = zip(x.split(step), codes.split(step), strict=True)
+        numbers = 2 * max(codebooks.shape[0] * codebooks.shape[1], codebooks.shape[2])
+        pieces = zip(_chunks(x, numbers), _chunks(codes, numbers), strict=True)
         return torch.cat([self._settle(energy, rows, codebooks, piece) for rows, piece in pieces])
 
     def _settle(self, energy: Energy, x: Tensor, codebooks: Tensor, codes: Tensor) -> Tensor:
@@ -247,6 +253,11 @@ class Exhaustive(Encoder):
         index, costs = nearest_k(x, sums, k)
         places = size ** torch.arange(levels - 1, -1, -1, device=x.device)
         return index[..., None] // places % size, costs
+
+
+def _chunks(rows: Tensor, numbers: int) -> tuple[Tensor, ...]:
+    """Rows in parts, of which each takes `numbers` numbers a row; a compiled program has no loop over rows."""
+    return (rows,) if torch.compiler.is_compiling() else rows.split(max(1, HELD // numbers))
 
 
 def _check_width(width: int) -> None:

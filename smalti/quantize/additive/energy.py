@@ -54,7 +54,7 @@ class Energy:
     def singles(self, x: Tensor) -> Tensor:
         """u for rows (n, d): (n, M, K), float64."""
         products = self.moved(x) @ self.codebooks.flatten(0, 1).t()
-        return self.squares - 2 * products.view(len(x), *self.squares.shape)
+        return self.squares - 2 * products.view(x.shape[0], *self.squares.shape)
 
     def measured(self, x: Tensor, codes: Tensor) -> Tensor:
         """|x - sum|² of codes (n, M) through the tables: (n,), float64."""
