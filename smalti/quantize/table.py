@@ -155,7 +155,8 @@ class Table(Alphabet):
         return codes[..., None], costs
 
     def chosen(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes[..., 0], self.rows())
+        # Its gradient is one index_add, many times faster on a CPU than that of an embedding.
+        return self.rows().index_select(0, codes.flatten()).unflatten(0, codes.shape[:-1])
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.chosen(codes.clamp(min=0)).masked_fill(codes < 0, 0)
