@@ -107,7 +107,8 @@ def soft_codes(
         residual = residual - level.decode(chosen)
         codes.append(chosen[:, 0])
     shape = z.shape[:-1]
-    return torch.stack(codes, -1).view(*shape, -1), torch.stack(soft, 1).view(*shape, len(codes), -1)
+    depths = torch.stack(soft, 1)
+    return torch.stack(codes, -1).view(*shape, len(codes)), depths.view(*shape, *depths.shape[1:])
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -137,6 +137,15 @@ def test_codes_do_not_depend_on_the_batch(name: str) -> None:
     assert torch.equal(whole.flip(0), encoder.encode(x.flip(0), books))
 
 
+@pytest.mark.parametrize("name", ENCODERS)
+def test_no_rows_and_one_codeword(name: str) -> None:
+    x, books = draw(3, 4, 5, 6)
+    codes, costs = ENCODERS[name].best(x[:0], books, 2)
+    assert codes.shape == (0, 2, 3) and costs.shape == (0, 2)
+    assert not bool(ENCODERS[name].encode(x, books[:, :1]).any())
+    assert ENCODERS[name].encode(torch.zeros(2, 5), torch.zeros(3, 4, 5)).shape == (2, 3)
+
+
 def test_least_squares_solves_the_normal_equations() -> None:
     x = mixture(3000, 8)
     books, codes = residual_kmeans(x, 3, 16)

@@ -133,6 +133,13 @@ def test_zero_equal_and_huge_rows() -> None:
         nearest_pulses(torch.tensor([[float("nan"), 1.0]]), 2)
 
 
+@pytest.mark.parametrize("search", ["exact", "cosine", "l1"])
+def test_no_rows(search: str) -> None:
+    alphabet = Pyramid(6, 5, search=search)  # type: ignore[arg-type]
+    codes = alphabet.nearest(torch.zeros(0, 6))
+    assert codes.shape == (0, 1) and alphabet.lookup(codes).shape == (0, 6)
+
+
 def test_codes_do_not_depend_on_the_batch() -> None:
     x = torch.randn(257, 24, generator=torch.Generator().manual_seed(4))
     whole = nearest_pulses(x, 30)

@@ -74,8 +74,9 @@ class Ordered(Encoder):
         for table in codebooks:
             options = min(width, len(table))
             found, costs = _options(residual.flatten(0, 1), table, options)
-            order = costs.view(x.shape[0], -1).argsort(dim=1, stable=True)[:, :width]
-            parent, step = order // options, found.view(x.shape[0], -1).gather(1, order)
+            ends = (x.shape[0], residual.shape[1] * options)
+            order = costs.view(ends).argsort(dim=1, stable=True)[:, :width]
+            parent, step = order // options, found.view(ends).gather(1, order)
             residual = _pick(residual, parent) - table[step]
             codes = torch.cat([_pick(codes, parent), step[..., None]], -1)
         return _ranked(x, codes, None, codebooks, k)
