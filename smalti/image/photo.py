@@ -102,7 +102,7 @@ class PhotoTokenizer(ImageTokenizer):
         """
 
         patch: int = Field(4, ge=1, le=32)
-        widths: tuple[int, ...] = Field((64, 128), min_length=1, max_length=5)
+        widths: tuple[int, ...] = Field((64, 160), min_length=1, max_length=5)
         encoder_blocks: tuple[int, ...] = (2, 2)
         decoder_blocks: tuple[int, ...] = (2, 3)
         latent_dim: int = Field(16, ge=1)
