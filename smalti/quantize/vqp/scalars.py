@@ -1,66 +1,28 @@
-"""vector-quantize-pytorch's scalar classes as compositions of ours: FSQ, FSP, LFQ, their residuals, LatentQuantize."""
+"""vector-quantize-pytorch's classes of levels as compositions of ours: FSQ, its residuals, FSP, LatentQuantize.
+
+`READERS` has all scalar and multi-scale classes; those of bits are in `bits`, HierarchicalVQ is in `hierarchical`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import log2
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.quantize.base import Noise, Quantized, Quantizer
-from smalti.quantize.bounds import BoundFSQ, Cumulative, HardClamp, SoftClamp, Standardise, Turn, UnitSphere
+from smalti.quantize.bounds import BoundFSQ, Cumulative, HardClamp, SoftClamp, Standardise
 from smalti.quantize.compose import Quantize
-from smalti.quantize.dropout import Dropout
-from smalti.quantize.entropy import BitEntropy, FreeBits, Softplus, log, log_clamped
 from smalti.quantize.estimators import StraightThrough, Synchronous
 from smalti.quantize.levels import Levels, even_levels
 from smalti.quantize.moments import PRESETS
-from smalti.quantize.one_hot import BinaryMapping, OneHot
-from smalti.quantize.parallel import Parallel
-from smalti.quantize.residual import Residual
 from smalti.quantize.scalar_noise import NoiseDropout, Perturbed, level_widths
 from smalti.quantize.scalars import Scalars
-from smalti.quantize.terms import Commitment, Term
-from smalti.quantize.vqp import hierarchical
+from smalti.quantize.vqp import bits, hierarchical
+from smalti.quantize.vqp.around import DROPOUT, LAYOUT, Around, Given, grouped, projections, residual, rotation
 from smalti.quantize.vqp.reading import LEGACY, REQUIRED, Options, State
 from smalti.quantize.warped import Through, Warped
-
-Given = Mapping[str, Any]
-Around = tuple[list[nn.Module], list[nn.Module]]  # what stands before an alphabet and after it
-
-LOG_FLOOR = 1e-5  # their logarithm of the mean distribution stops here
-# Options that say how latents lie in memory or what is returned.
-LAYOUT: Given = dict.fromkeys(
-    (
-        "accept_image_fmap",
-        "allowed_dtypes",
-        "channel_first",
-        "force_quantization_f32",
-        "is_channel_first",
-        "keep_num_codebooks_dim",
-        "return_indices",
-    )
-)
-DROPOUT: Given = {"quantize_dropout": False, "quantize_dropout_cutoff_index": 0, "quantize_dropout_multiple_of": 1}
-
-
-def _projections(s: State, dim: int | None, inner: int, bias: bool = True) -> tuple[Around, int]:
-    """The linear layers around a codebook, which exist where its dimension is another one; and the outer dimension."""
-    if dim is None or dim == inner:
-        return ([], []), inner
-    return ([s.linear("project_in", bias=bias)], [s.linear("project_out", bias=bias)]), dim
-
-
-def _rotation(o: Options, s: State, groups: int = 1) -> Around:
-    if not o["orthogonal_rotation"]:
-        return [], []
-    turn = Turn(s.take("orthogonal_rot"), groups)
-    return [turn], [turn.back()]
-
 
 # --- FSQ -------------------------------------------------------------------------------------------------------------
 
@@ -86,8 +48,8 @@ def fsq(options: Given, state: Mapping[str, Tensor]) -> Quantizer:
         o.refuse("noise_dropout", "needs preserve_symmetry=True")
     if not symmetric and 2 in levels:
         o.refuse("levels", "of 2 need preserve_symmetry=True")
-    (before, after), dim = _projections(s, o["dim"], len(levels) * groups, o["projection_has_bias"])
-    turned, back = _rotation(o, s, groups)
+    (before, after), dim = projections(s, o["dim"], len(levels) * groups, o["projection_has_bias"])
+    turned, back = rotation(o, s, groups)
     s.finish()
     alphabet = Scalars(levels, groups=groups, grid="symmetric" if symmetric else "fsq")
     bound = _symmetric_bound(o) if symmetric else BoundFSQ(levels, groups, hard=o["bound_hard_clamp"])
@@ -140,15 +102,15 @@ def _residual_fsq(o: Options, s: State) -> Quantizer:
         if limit is not None:
             o.refuse("soft_clamp_input_value", "needs bound_hard_clamp=False")
         limit = [1 + 1 / (level - 1) for level in levels]
-    around, dim = _projections(s, o["dim"], len(levels))
+    around, dim = projections(s, o["dim"], len(levels))
     clamp = [] if limit is None else [SoftClamp(limit)]
     parts = [_residual_fsq_level(o, s.under(f"layers.{i}."), levels, i) for i in range(o["num_quantizers"])]
-    return _residual(o, parts, ([*around[0], *clamp], around[1]), dim)
+    return residual(o, parts, ([*around[0], *clamp], around[1]), dim)
 
 
 def _residual_fsq_level(o: Options, s: State, levels: Sequence[int], index: int) -> Quantizer:
     scale = [float(level) ** -index for level in levels]
-    turned, back = _rotation(o, s)
+    turned, back = rotation(o, s)
     if not turned:
         alphabet = Scalars(levels, scale=scale)
         return Quantize(alphabet, before=_symmetric_bound(o, scale), assign=_noise_dropout(o, alphabet))
@@ -173,24 +135,6 @@ class Stretch(nn.Module):
         return x * torch.tensor(self.factors, dtype=x.dtype, device=x.device)
 
 
-def _residual(o: Options, parts: Sequence[Quantizer], around: Around, dim: int) -> Quantizer:
-    before, after = around
-    return Residual(
-        parts,
-        before=nn.Sequential(*before),
-        after=nn.Sequential(*after),
-        dim=dim,
-        estimator="levels",
-        dropout=_dropout(o, len(parts)),
-    )
-
-
-def _dropout(o: Options, levels: int) -> Dropout | None:
-    if not o["quantize_dropout"] or levels < 2:
-        return None
-    return Dropout(o["quantize_dropout_cutoff_index"] + 1, o["quantize_dropout_multiple_of"])
-
-
 # --- FSP -------------------------------------------------------------------------------------------------------------
 
 FSP: Given = {
@@ -211,7 +155,7 @@ def fsp(options: Given, state: Mapping[str, Tensor]) -> Quantizer:
     if o["vector_norm"] not in PRESETS:
         o.refuse("vector_norm", f"is none of {sorted(PRESETS)}")
     levels = tuple(o["levels"])
-    (before, after), dim = _projections(s, o["dim"], len(levels), o["projection_has_bias"])
+    (before, after), dim = projections(s, o["dim"], len(levels), o["projection_has_bias"])
     s.finish()
     bound = Cumulative(o["act_name"])
     back = bound.inverse if o["need_inv_act"] else None
@@ -224,156 +168,6 @@ def fsp(options: Given, state: Mapping[str, Tensor]) -> Quantizer:
         estimator=StraightThrough() if back else Through(bound),
         terms=[replace(PRESETS[o["vector_norm"]])],
     )
-
-
-# --- LFQ -------------------------------------------------------------------------------------------------------------
-
-LFQ: Given = {
-    **LAYOUT,
-    "dim": None,
-    "codebook_size": None,
-    "entropy_loss_weight": 0.1,
-    "commitment_loss_weight": 0.0,
-    "diversity_gamma": 1.0,
-    "num_codebooks": 1,
-    "codebook_scale": 1.0,
-    "frac_per_sample_entropy": 1.0,
-    "has_projections": None,
-    "projection_has_bias": True,
-    "soft_clamp_input_value": None,
-    "cosine_sim_project_in": False,
-    "cosine_sim_project_in_scale": None,
-    "experimental_softplus_entropy_loss": False,
-    "entropy_loss_offset": 5.0,
-    "spherical": False,
-    "orthogonal_rotation": False,
-    "straight_through_activation": None,
-}
-
-
-def lfq(options: Given, state: Mapping[str, Tensor]) -> Quantizer:
-    """LFQ. Its inv_temperature, which theirs takes in every call, is 100; `terms[0].temperature` changes it."""
-    o, s = Options("LFQ", options, LFQ), State(state)
-    quantizer = _lfq(o, s)
-    s.finish()
-    return quantizer
-
-
-def _lfq(o: Options, s: State) -> Quantizer:
-    if not isinstance(o["straight_through_activation"], nn.Identity | None):
-        o.refuse("straight_through_activation", "is not supported, only the identity")
-    bits, groups, size = _bits(o), o["num_codebooks"], o["codebook_scale"]
-    (before, after), dim = _lfq_projections(o, s, bits * groups)
-    turned, back = _rotation(o, s, groups)
-    s.ignore("mask")
-    if o["soft_clamp_input_value"] is not None:
-        before.append(SoftClamp(o["soft_clamp_input_value"]))
-    sphere = [UnitSphere(groups, size)] if o["spherical"] else []
-    scale = size / bits**0.5 if o["spherical"] else size
-    return Quantize(
-        Scalars((2,) * bits, groups=groups, order="big", scale=scale),
-        before=nn.Sequential(*before, *turned, *sphere),
-        after=nn.Sequential(*back, *after),
-        dim=dim,
-        terms=[_lfq_entropy(o), Commitment(o["commitment_loss_weight"])],
-    )
-
-
-def _lfq_projections(o: Options, s: State, width: int) -> tuple[Around, int]:
-    dim, wanted = width if o["dim"] is None else o["dim"], o["has_projections"]
-    if not (dim != width if wanted is None else wanted):
-        return ([], []), dim
-    bias = o["projection_has_bias"]
-    into: nn.Module
-    if o["cosine_sim_project_in"]:
-        scale = o["cosine_sim_project_in_scale"]
-        into = CosineLinear(s.take("project_in.weight"), o["codebook_scale"] if scale is None else scale)
-    else:
-        into = s.linear("project_in", bias=bias)
-    return ([into], [s.linear("project_out", bias=bias)]), dim
-
-
-def _bits(o: Options) -> int:
-    if o["codebook_size"] is None and o["dim"] is None:
-        o.refuse("dim", "is needed where there is no codebook_size")
-    bits = o["dim"] if o["codebook_size"] is None else log2(o["codebook_size"])
-    if bits != int(bits):
-        o.refuse("codebook_size", "is no power of 2")
-    return int(bits)
-
-
-def _lfq_entropy(o: Options) -> Term:
-    weight, offset = o["entropy_loss_weight"], o["entropy_loss_offset"]
-    entropy = BitEntropy(
-        weight,
-        diversity=o["diversity_gamma"],
-        share=o["frac_per_sample_entropy"],
-        # official training needs this: rare codes get no gradient to be used more
-        logarithm=log_clamped(LOG_FLOOR) if o[LEGACY] else log,
-    )
-    return Softplus(entropy, offset, weight) if o["experimental_softplus_entropy_loss"] else entropy
-
-
-class CosineLinear(nn.Module):
-    """Cosines of the latents with the columns of a matrix, times a scale.
-
-    Args:
-        weight: (dim in, dim out).
-        scale: multiplies the cosines.
-    """
-
-    def __init__(self, weight: Tensor, scale: float) -> None:
-        super().__init__()
-        self.weight, self.scale = nn.Parameter(weight.clone()), scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1) @ F.normalize(self.weight, dim=0) * self.scale
-
-
-RESIDUAL_LFQ: Given = {**LFQ, **DROPOUT, "dim": REQUIRED, "codebook_size": REQUIRED, "num_quantizers": REQUIRED}
-
-
-def residual_lfq(options: Given, state: Mapping[str, Tensor]) -> Quantizer:
-    """ResidualLFQ: level i has signs of 2^-i."""
-    o, s = Options("ResidualLFQ", options, RESIDUAL_LFQ), State(state)
-    quantizer = _residual_lfq(o, s)
-    s.finish()
-    return quantizer
-
-
-def _residual_lfq(o: Options, s: State) -> Quantizer:
-    # Theirs sets these itself, or stops at levels that have them.
-    for name, value in {"num_codebooks": 1, "codebook_scale": 1.0, "has_projections": None}.items():
-        if o[name] != value:
-            o.refuse(name, "is set by ResidualLFQ itself")
-    bits, parts = _bits(o), []
-    for index in range(o["num_quantizers"]):
-        limit = o["soft_clamp_input_value"]
-        changed = {
-            "dim": bits,
-            "codebook_scale": 2.0**-index,
-            "soft_clamp_input_value": None if limit is None else limit * 0.5**index,
-        }
-        own = Options("LFQ", {**o.only(LFQ), **changed}, LFQ)
-        parts.append(_lfq(own, s.under(f"layers.{index}.")))
-    around, dim = _projections(s, o["dim"], bits)
-    return _residual(o, parts, around, dim)
-
-
-def _grouped(name: str, known: Given, read: Callable[[Options, State], Quantizer]) -> Any:
-    """A residual quantizer for each of equal parts of the dimensions; they drop the same levels."""
-
-    def grouped(options: Given, state: Mapping[str, Tensor]) -> Quantizer:
-        o, s = Options(name, options, {**known, "dim": REQUIRED, "groups": 1}), State(state)
-        groups = o["groups"]
-        if o["dim"] % groups:
-            o.refuse("groups", f"does not divide dim={o['dim']}")
-        own = Options(name, {**o.only(known), "dim": o["dim"] // groups}, known)
-        parts = [read(own, s.under(f"rvqs.{group}.")) for group in range(groups)]
-        s.finish()
-        return Parallel(parts, dropout=_dropout(o, o["num_quantizers"]))
-
-    return grouped
 
 
 # --- LatentQuantize --------------------------------------------------------------------------------------------------
@@ -401,7 +195,7 @@ def latent_quantize(options: Given, state: Mapping[str, Tensor]) -> Quantizer:
     tables = [s.take(f"values_per_latent.{i}") if trained else even_levels(count) for i, count in enumerate(counts)]
     if [len(table) for table in tables] != list(counts):
         o.refuse("levels", f"are not those of the state, {[len(table) for table in tables]}")
-    around, dim = _projections(s, o["dim"], len(counts) * groups)
+    around, dim = projections(s, o["dim"], len(counts) * groups)
     s.finish()
     alphabet = Levels(tables * groups, slots=(len(counts),) * groups, trained=trained)
     return LatentQuantize(alphabet, around, dim, o["commitment_loss_weight"], o["quantization_loss_weight"])
@@ -436,27 +230,12 @@ class LatentQuantize(Quantize):
         return Quantized(out.z, out.codes, terms["codebook"] + terms["commitment"], {**terms, **out.terms})
 
 
-# --- BinaryMapper ----------------------------------------------------------------------------------------------------
-
-BINARY_MAPPER: Given = {"bits": 1, "kl_loss_threshold": FreeBits().free, "deterministic_on_eval": False}
-
-
-def binary_mapper(options: Given, state: Mapping[str, Tensor]) -> Quantizer:
-    """BinaryMapper: latents are logits, vectors one-hot. Evaluation takes the likelier bits; theirs may draw them."""
-    o, s = Options("BinaryMapper", options, BINARY_MAPPER), State(state)
-    s.finish()
-    return Quantize(OneHot(o["bits"]), assign=BinaryMapping(), terms=[FreeBits(1.0, o["kl_loss_threshold"])])
-
-
 READERS: dict[str, Callable[[Given, Mapping[str, Tensor]], Quantizer]] = {
     "FSQ": fsq,
     "ResidualFSQ": residual_fsq,
-    "GroupedResidualFSQ": _grouped("GroupedResidualFSQ", RESIDUAL_FSQ, _residual_fsq),
+    "GroupedResidualFSQ": grouped("GroupedResidualFSQ", RESIDUAL_FSQ, _residual_fsq),
     "FSP": fsp,
-    "LFQ": lfq,
-    "ResidualLFQ": residual_lfq,
-    "GroupedResidualLFQ": _grouped("GroupedResidualLFQ", RESIDUAL_LFQ, _residual_lfq),
     "LatentQuantize": latent_quantize,
-    "BinaryMapper": binary_mapper,
+    **bits.READERS,
     **hierarchical.READERS,
 }

@@ -15,7 +15,7 @@ from tests.parity.golden import Case
 
 def run_quantizer(case: Case) -> dict[str, Tensor]:
     latents = case.inputs["latents"].movedim(1, -1)
-    given = {}
+    given: dict[str, Tensor] = {}
     for name in case.outputs:
         setting = re.fullmatch(r"(?:idx|deq)_(b(\d+)_r(\d+(?:\.\d+)?))", name)
         if setting is None:

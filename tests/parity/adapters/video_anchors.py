@@ -33,7 +33,7 @@ def run_quantizer(case: Case) -> dict[str, Tensor]:
 
 def _cosmos(case: Case) -> dict[str, Tensor]:
     vq = create("fsq", levels=case.config["levels"])
-    given = {}
+    given: dict[str, Tensor] = {}
     for key in [key for key in case.outputs if key.endswith("/z")]:
         name, out = key.removesuffix("/z"), vq(case.outputs[key].movedim(1, -1))
         given |= {f"{name}/codes": out.z.movedim(-1, 1), f"{name}/indices": out.codes[..., 0]}
