@@ -126,7 +126,7 @@ class Quantize(Quantizer):
             if learning and counts:
                 self._usage.add(counts, len(latents))
         shape = z.shape[:-1]
-        return Quantized(vectors.reshape(*shape, -1), codes.reshape(*shape, -1), loss, terms)
+        return Quantized(unfold(vectors, shape), unfold(codes, shape), loss, terms)
 
     def usage(self) -> Tensor:
         return self._usage.share()
@@ -167,15 +167,17 @@ class Quantize(Quantizer):
             rows, real = as_rows(z, self.dim, mask)
             alphabet = self._given(context, real)
             codes = self.assign.decide(alphabet.project(self.before(rows if real is None else rows[real])), alphabet)
-        return _spread(codes, real, DROPPED).reshape(*z.shape[:-1], -1)
+        return unfold(_spread(codes, real, DROPPED), z.shape[:-1])
 
     def decode(self, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
         check_codes(codes, self.vocab)
         if self.conditional:
             vectors = self._given(context, None).lookup(codes.reshape(-1, codes.shape[-1]))
-            vectors = vectors.reshape(*codes.shape[:-1], -1)
+            vectors = unfold(vectors, codes.shape[:-1])
         else:
             vectors = self.alphabet.lookup(codes)
+        if isinstance(self.after, nn.Identity):
+            return vectors  # those of codes -1 are zero already
         return self.after(vectors).masked_fill((codes < 0).all(-1, keepdim=True), 0)
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -193,7 +195,7 @@ class Quantize(Quantizer):
             codes, costs = alphabet.candidates(alphabet.project(self.before(rows)), k)
             vectors = self._candidate_vectors(codes, context)
         shape = z.shape[:-1]
-        return codes.reshape(*shape, k, -1), vectors.reshape(*shape, k, -1), costs.reshape(*shape, k)
+        return unfold(codes, shape), unfold(vectors, shape), unfold(costs, shape)
 
     def _candidate_vectors(self, codes: Tensor, context: Tensor | None) -> Tensor:
         if context is None or not self.conditional:
@@ -257,6 +259,11 @@ def _spread(values: Tensor, real: Tensor | None, fill: float) -> Tensor:
         return values
     spread = torch.full((len(real), values.shape[-1]), fill, dtype=values.dtype, device=values.device)
     return spread.index_put((real.nonzero()[:, 0],), values)
+
+
+def unfold(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """Rows (rows, ...) as (*shape, ...), also where there are none."""
+    return rows.reshape(*shape, *rows.shape[1:])
 
 
 def take(values: Tensor, order: Tensor) -> Tensor:
