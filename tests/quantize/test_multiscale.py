@@ -307,3 +307,27 @@ def test_wrong_scales_name_themselves() -> None:
     with pytest.raises(InputError, match="separable"):
         create("multi-scale", dim=2, codes=4).candidates(torch.randn(1, 16, 16, 2), 2)
     assert PartialSums().commitment == 0.25
+
+
+class Encode(nn.Module):
+    """What is exported."""
+
+    def __init__(self, vq: MultiScale) -> None:
+        super().__init__()
+        self.vq = vq
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.vq.encode(z)
+
+
+@pytest.mark.parametrize("name", ["VAR", "SNAC", "video"])
+def test_encode_compiles_and_exports(name: str) -> None:
+    vq, full = CASES[name]
+    vq.eval()
+    z = torch.randn(3, *full, vq.dim)
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(vq.encode, backend="eager", fullgraph=True)(z), vq.encode(z))
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(Encode(vq), (z,), dynamic_shapes=({0: batch},))
+    more = torch.randn(5, *full, vq.dim)
+    assert torch.equal(program.module()(more), vq.encode(more))

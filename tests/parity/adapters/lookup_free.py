@@ -70,12 +70,12 @@ def _lfq(config: Given, x: Tensor) -> dict[str, Tensor]:
     quant = _like(out.z, x)
     sample, batch = entropy.entropies(latents.reshape(-1, config["dim"]), vq.alphabet)
     codes = out.codes.flatten()
-    factors = split_codes(codes, [2**bits for bits in config["factorized_bits"]])
+    factors = split_codes(codes, [2**bits for bits in config.get("factorized_bits") or [config["dim"]]])
     return {
         "quant": quant,
         "indices": codes,
         "indices_pre": factors[..., 0],
-        "indices_post": factors[..., 1],
+        "indices_post": factors[..., -1],
         "sample_entropy": sample,
         "batch_entropy": batch,
         "entropy_aux": out.terms["entropy"] / 0.1,
@@ -126,7 +126,8 @@ def _bsq_of_vit(config: Given, latents: Tensor) -> dict[str, Tensor]:
 
 
 def _ibq(config: Given, z: Tensor, embedding: Tensor) -> dict[str, Tensor]:
-    table = Table(Trained(config["n_e"], config["e_dim"], init=lambda weight: weight.copy_(embedding)))
+    rows = Trained(config["n_e"], config["e_dim"], init=lambda weight: weight.copy_(embedding))
+    table = Table(rows, space="unit" if config.get("l2_normalize") else "euclidean")
     loss = DoubleQuantization(commitment=config["beta"])
     entropy = DotEntropy(0.05, config["entropy_temperature"])
     vq = Quantize(table, assign=IndexBackprop(), terms=[loss, entropy])
@@ -135,8 +136,7 @@ def _ibq(config: Given, z: Tensor, embedding: Tensor) -> dict[str, Tensor]:
     out = vq(latents)
     quant = _like(out.z, z)
     sample, batch = entropy.entropies(latents.reshape(-1, config["e_dim"]), table)
-    rows = table.vectors.weight
-    gradients = torch.autograd.grad(out.loss + (quant * ramp(quant)).sum(), [z, rows])
+    gradients = torch.autograd.grad(out.loss + (quant * ramp(quant)).sum(), [z, rows.weight])
     return {
         "quant": quant,
         "indices": out.codes.flatten(),
