@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from smalti.errors import ConfigError, InputError
 from smalti.quantize.base import DROPPED, Noise, Quantized, Quantizer, as_rows
 from smalti.quantize.beam import Beam, search
-from smalti.quantize.compose import Quantize, join_terms, no_statistics
+from smalti.quantize.compose import Quantize, join_terms, no_statistics, unfold
 from smalti.quantize.dropout import LevelDropout
 from smalti.quantize.estimators import Estimator, StraightThrough
 from smalti.quantize.multiscale import PartialSums
@@ -126,7 +126,7 @@ class Residual(Quantizer):
         rows = x.detach().reshape(-1, self.inner_dim)
         if mask is not None:
             rows = torch.where(mask.reshape(-1, 1), rows, 0)
-        codes = self.search.path(levels, rows, self.training).view(*x.shape[:-1], -1)
+        codes = unfold(self.search.path(levels, rows, self.training), x.shape[:-1])
         return list(codes.split([len(level.vocab) for level in levels], -1))
 
     def _used(self, z: Tensor, noise: Noise) -> Tensor | None:
@@ -200,7 +200,7 @@ class Residual(Quantizer):
             codes, total, costs = search(self.levels, self.before(rows), k)
             vectors = self.after(total)
         shape = z.shape[:-1]
-        return codes.reshape(*shape, k, -1), vectors.reshape(*shape, k, -1), costs.reshape(*shape, k)
+        return unfold(codes, shape), unfold(vectors, shape), unfold(costs, shape)
 
     def _split(self, codes: Tensor) -> list[Tensor]:
         ends = list(accumulate(len(level.vocab) for level in self.levels))

@@ -147,7 +147,7 @@ class Soft(Assign):
         columns = []
         for part in searched(x, alphabet):
             means = [recomputed(self._mean, part, part.x[span]) for span in part.spans()]
-            columns.append(torch.cat([part.x[:0], *means]).view(len(x), -1))
+            columns.append(torch.cat([part.x[:0], *means]).view(len(x), len(part.slots) * part.x.shape[1]))
         soft = torch.cat(columns, 1)
         return Assigned(assigned.codes, assigned.vectors.detach() + (soft - soft.detach()))
 

@@ -88,6 +88,21 @@ def test_named_quantizers_keep_the_contract(name: str, seed: int) -> None:
     check_quantizer(create(name, **OPTIONS[name]), seed=seed)
 
 
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_no_positions_have_no_codes(name: str) -> None:
+    quantizer = create(name, **OPTIONS[name])
+    for training in (False, True):
+        quantizer.train(training)
+        z = torch.randn(2, 0, quantizer.dim, requires_grad=True)
+        out = quantizer(z)
+        assert out.z.shape == z.shape
+        assert out.codes.shape == quantizer.encode(z).shape == (2, 0, len(quantizer.vocab))
+        assert out.loss == 0
+        (out.z.sum() + out.loss).backward()
+        assert quantizer.decode(out.codes).shape == z.shape
+        quantizer.update()
+
+
 def compositions() -> dict[str, Quantizer]:
     return {
         "projected": Quantize(

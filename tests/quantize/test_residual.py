@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -31,11 +32,11 @@ from smalti.quantize import (
 )
 
 
-def level(codes: int = 5, dim: int = 3, **rules: object) -> Quantize:
-    return Quantize(Table(Trained(codes, dim, nn.init.normal_), **rules), terms=[Commitment(1.0)])  # type: ignore[arg-type]
+def level(codes: int = 5, dim: int = 3, **rules: Any) -> Quantize:
+    return Quantize(Table(Trained(codes, dim, nn.init.normal_), **rules), terms=[Commitment(1.0)])
 
 
-def levels(count: int = 3, **rules: object) -> list[Quantize]:
+def levels(count: int = 3, **rules: Any) -> list[Quantize]:
     torch.manual_seed(0)
     return [level(**rules) for _ in range(count)]
 
@@ -66,7 +67,7 @@ def test_a_beam_of_full_width_is_an_exhaustive_search(rvq: Residual) -> None:
 
 
 def test_a_beam_never_does_worse_than_the_greedy_choice_and_trains_every_level() -> None:
-    rules = {"learn": EMA(0.8)}
+    rules: dict[str, Any] = {"learn": EMA(0.8)}
     greedy, beam = Residual(levels(4, **rules)), Residual(levels(4, **rules), search=Beam(3))
     z = torch.randn(3, 40, 3)
     before = [table.clone() for table in beam.codebooks()]

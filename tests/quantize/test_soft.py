@@ -72,7 +72,8 @@ def test_soft_gradients_are_those_of_the_mean_code(space: str, buffer: int, monk
     z = torch.randn(1, 20, DIM, requires_grad=True)
     upstream = torch.randn(1, 20, DIM)
     out = vq(z)
-    rows = vq.alphabet.vectors.weight  # type: ignore[union-attr]
+    assert isinstance(vq.alphabet, Table)
+    rows = vq.alphabet.vectors.weight
     assert torch.equal(out.z, vq.decode(vq.encode(z)))
     found = torch.autograd.grad(out.z, [z, rows], upstream)
     x, e = vq.alphabet.project(z), vq.codebooks()[0]
@@ -162,7 +163,8 @@ def test_mutual_commitment_draws_both_with_equal_weight() -> None:
     z = torch.randn(1, 6, DIM, requires_grad=True)
     loss, vq = run(table(), Mutual(1.0), z)
     codes = vq.encode(z)[0, :, 0]
-    to_z, to_rows = torch.autograd.grad(loss, [z, vq.alphabet.vectors.weight])  # type: ignore[union-attr]
+    assert isinstance(vq.alphabet, Table)
+    to_z, to_rows = torch.autograd.grad(loss, [z, vq.alphabet.vectors.weight])
     gathered = torch.zeros(CODES, DIM).index_add(0, codes, -to_z[0])
     assert torch.allclose(to_rows, gathered, atol=1e-6)
 

@@ -156,6 +156,7 @@ def randomized(module: torch.nn.Module, seed: int, unit: bool) -> torch.nn.Modul
                 tensor.copy_(drawn.abs() + 0.5)
             elif "codebook_" not in name and "batch_" not in name:
                 tensor.copy_(drawn * (0.5 if "_codebook" in name else 0.3))
+        each: Any  # of a package without types
         for each in module.modules():
             if getattr(each, "embed_avg", None) is not None and each.embed_avg.ndim == 3:
                 if unit:

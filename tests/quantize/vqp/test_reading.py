@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import CheckpointError, ConfigError
-from smalti.quantize import Quantize, Residual, from_vqp
+from smalti.quantize import Quantize, Residual, Table, from_vqp
 from smalti.quantize.vqp import residual, scalars, vectors
 from smalti.testing import check_quantizer
 
@@ -155,7 +155,8 @@ def test_synchronous_updates_reach_the_table_unless_training_is_as_theirs() -> N
         vq(z).z.sum().backward()
         assert z.grad is not None
         assert torch.allclose(z.grad, torch.full_like(z, to_latents))
-        weight = vq.alphabet.vectors.weight.grad  # type: ignore[union-attr]
+        assert isinstance(vq.alphabet, Table)
+        weight = vq.alphabet.stored_rows().grad
         assert legacy == (weight is None or not weight.any())
         z.grad = None
 
@@ -182,7 +183,7 @@ def test_moments_of_an_affine_codebook_are_read() -> None:
 
 
 def options_of_all_classes() -> dict[str, Mapping[str, Any]]:
-    from smalti.quantize.vqp import hierarchical
+    from smalti.quantize.vqp import bits, hierarchical
 
     return {
         "VectorQuantize": vectors.VECTOR_QUANTIZE,
@@ -193,9 +194,9 @@ def options_of_all_classes() -> dict[str, Mapping[str, Any]]:
         "FSQ": scalars.FSQ,
         "ResidualFSQ": scalars.RESIDUAL_FSQ,
         "FSP": scalars.FSP,
-        "ResidualLFQ": scalars.RESIDUAL_LFQ,
+        "ResidualLFQ": bits.RESIDUAL_LFQ,
         "LatentQuantize": scalars.LATENT_QUANTIZE,
-        "BinaryMapper": scalars.BINARY_MAPPER,
+        "BinaryMapper": bits.BINARY_MAPPER,
         "HierarchicalVQ": {**hierarchical.OWN, **hierarchical.INNER},
     }
 
