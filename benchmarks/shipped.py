@@ -24,6 +24,7 @@ import torch
 from smalti import systems
 from smalti.bench.reconstruction import measure
 from smalti.errors import SmaltiError
+from smalti.store.media import Square
 from smalti.store.plan import Input
 from smalti.tokenizer import NeuralTokenizer
 
@@ -39,12 +40,12 @@ class Held:
     Args:
         name: of the set.
         files: of the folder of the data sets.
-        size: side of the centre crop of pictures.
+        square: what pictures are cut to.
     """
 
     name: str
     files: Callable[[Path], Sequence[Path]]
-    size: int | None = None
+    square: Square | None = None
 
 
 def listed(name: str) -> list[str]:
@@ -70,7 +71,11 @@ def held_out_speech(data: Path) -> list[Path]:
         return [data / "speech" / row["file"] for row in csv.DictReader(lines) if row["speaker"] in speakers]
 
 
-PHOTOS = (Held("Kodak", kodak, SIZE), Held("held-out photos", held_out_photos, SIZE))
+PHOTOS = (
+    Held("Kodak", kodak, Square(SIZE)),
+    Held("Kodak, not scaled", kodak, Square(SIZE, scaled=False)),
+    Held("held-out photos", held_out_photos, Square(SIZE)),
+)
 SHIPPED: Mapping[str, Sequence[Held]] = {
     "smalti-photo-f8": PHOTOS,
     "smalti-photo-f16": PHOTOS,
@@ -83,7 +88,7 @@ def examined(name: str, held: Held, data: Path) -> dict[str, Any]:
     tokenizer = systems.load(name)
     assert isinstance(tokenizer, NeuralTokenizer)
     inputs = [Input(str(path.relative_to(data)), path) for path in held.files(data)]
-    return {"set": held.name, **measure(tokenizer, inputs, reference=name, size=held.size).row()}
+    return {"set": held.name, **measure(tokenizer, inputs, reference=name, square=held.square).row()}
 
 
 def show(row: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ from smalti.bench.reconstruction import (
     unit,
 )
 from smalti.errors import ConfigError, InputError, MissingDependencyError, SmaltiError
-from smalti.store.media import Sample, media
+from smalti.store.media import Sample, Square, media
 from smalti.store.plan import Input
 from smalti.tokenizer import NeuralTokenizer
 
@@ -56,7 +56,7 @@ class Plan:
     Args:
         bytes: budgets of a file; none: those of the tokenizers.
         kbps: budgets as bit rates, kbit/s; sounds only.
-        size: images: shorter side and centre crop to this square, or None for whole pictures.
+        square: images: what they are cut to, or None for whole pictures.
         rate: audio: resampled to this rate first, Hz; metrics of different rates can't stand in one column.
         curves: also run the classical codecs at a range of rates.
         shown: of how many files decoded samples are kept.
@@ -65,7 +65,7 @@ class Plan:
 
     bytes: Sequence[int] = ()
     kbps: Sequence[float] = ()
-    size: int | None = None
+    square: Square | None = None
     rate: int = 16_000
     curves: bool = False
     shown: int = 0
@@ -285,7 +285,7 @@ def compare(
         if any(each.id not in sizes for sizes in codes.values()):
             continue  # a tokenizer failed at it, so that means would be over other files
         try:
-            sample = at_rate(media(modality).read(each.path, plan.size), plan.rate)
+            sample = at_rate(media(modality).read(each.path, plan.square), plan.rate)
         except MissingDependencyError:
             raise
         except (SmaltiError, OSError, MemoryError) as error:
@@ -337,7 +337,7 @@ def _tokenized(
                 decoded[item.id] = item.decoded
 
         tally = measure(
-            tokenizer, inputs, reference=reference, size=plan.size, rate=plan.rate, transcripts=plan.transcripts,
+            tokenizer, inputs, reference=reference, square=plan.square, rate=plan.rate, transcripts=plan.transcripts,
             report=lambda done, reference=reference: report(reference, done, len(inputs)),  # type: ignore[misc]
             keep=keep,
         )  # fmt: skip
@@ -408,7 +408,7 @@ def _curve_rates(found: Comparison, inputs: Sequence[Input]) -> dict[str, Sequen
     if found.plan.bytes and inputs:
         for each in inputs:
             try:
-                pixels = found.unit.amount(media("image").read(each.path, found.plan.size))[1]
+                pixels = found.unit.amount(media("image").read(each.path, found.plan.square))[1]
             except (SmaltiError, OSError):
                 continue
             bases += [8 * size / pixels for size in found.plan.bytes]

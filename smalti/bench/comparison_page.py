@@ -62,7 +62,8 @@ def comparison_page(comparisons: Sequence[Comparison], data: str, command: str) 
 
 def _section(found: Comparison, data: str, command: str) -> Section:
     count = max((len(row.sizes) for row in found.rows), default=0)
-    cut = f", {found.plan.size}x{found.plan.size} centre crops" if found.modality == "image" and found.plan.size else ""
+    square = found.plan.square if found.modality == "image" else None
+    cut = "" if square is None else f", {square.side}x{square.side} centre crops{'' if square.scaled else ', unscaled'}"
     cut += f" at {found.plan.rate / 1000:g} kHz" if found.modality == "audio" else ""
     lead = [f"{files_of(range(count))} of {data}{cut}."]
     lead += [f"{name} is missing: {why}." for name, why in found.missing.items()]

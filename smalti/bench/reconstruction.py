@@ -25,7 +25,7 @@ from smalti.bench.codes import CodeReport, CodeStatistics
 from smalti.bench.resources import Cost, Meter
 from smalti.errors import InputError, MissingDependencyError, SmaltiError, UnavailableError
 from smalti.metric import SampleMean
-from smalti.store.media import Sample, media
+from smalti.store.media import Sample, Square, media
 from smalti.store.plan import Input
 from smalti.tokenizer import NeuralTokenizer
 from smalti.tokens import Tokens
@@ -157,7 +157,7 @@ def reconstruct(
     tokenizer: NeuralTokenizer,
     inputs: Sequence[Input],
     *,
-    size: int | None = None,
+    square: Square | None = None,
     rate: int | None = None,
     warm: bool = False,
 ) -> Iterator[Reconstructed | Failed]:
@@ -166,7 +166,7 @@ def reconstruct(
     Args:
         tokenizer: on its device.
         inputs: files of its modality.
-        size: images: shorter side and centre crop to this square, or None for whole pictures.
+        square: images: what they are cut to, or None for whole pictures.
         rate: audio: resampled to this rate before it is encoded, or None for its own.
         warm: the tokenizer has been at work already; else the first file is done once before it is metered, so that
             what is set up only once does not count.
@@ -174,7 +174,7 @@ def reconstruct(
     files, meter = media(tokenizer.modality), Meter(tokenizer.device)
     for each in inputs:
         try:
-            sample = at_rate(files.read(each.path, size), rate)
+            sample = at_rate(files.read(each.path, square), rate)
             if not warm:
                 tokenizer.decode(tokenizer.encode(sample.tensor()[None], **sample.conditions))
                 warm = True
@@ -387,7 +387,7 @@ def measure(
     inputs: Sequence[Input],
     *,
     reference: str,
-    size: int | None = None,
+    square: Square | None = None,
     rate: int | None = None,
     transcripts: Mapping[str, str] | None = None,
     report: Callable[[int], None] | None = None,
@@ -396,14 +396,14 @@ def measure(
     """Encodes, decodes and judges files.
 
     Args:
-        tokenizer, inputs, size, rate: as in `reconstruct`.
+        tokenizer, inputs, square, rate: as in `reconstruct`.
         reference: what the user called the tokenizer.
         transcripts: what is said in sounds, by id.
         report: called with the number of files done.
         keep: called with every file that came back.
     """
     tally = Tally(tokenizer, reference, transcripts)
-    for done, item in enumerate(reconstruct(tokenizer, inputs, size=size, rate=rate), 1):
+    for done, item in enumerate(reconstruct(tokenizer, inputs, square=square, rate=rate), 1):
         tally.add(item)
         if keep is not None and isinstance(item, Reconstructed):
             keep(item)

@@ -19,6 +19,7 @@ from smalti.errors import InputError
 
 if TYPE_CHECKING:
     from smalti.bench.comparison import Comparison
+    from smalti.store.media import Square
     from smalti.store.plan import Input
 
 command = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -31,6 +32,7 @@ def group() -> None:
 
 Data = Annotated[Path, typer.Option("--data", "-d", help="A folder of files, or one file.")]
 Size = Annotated[int | None, typer.Option(min=1, help="Images: shorter side and centre crop to SIZE x SIZE.")]
+Crop = Annotated[int | None, typer.Option(min=1, help="Images: centre crop to CROP x CROP, not scaled.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first LIMIT files, by name.")]
 Match = Annotated[str | None, typer.Option("--glob", help="Only files whose name matches, such as '1688-*'.")]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders too.")]
@@ -52,6 +54,7 @@ def reconstruct(
     ],
     data: Data,
     size: Size = None,
+    crop: Crop = None,
     rate: Annotated[
         int | None, typer.Option(min=1, help="Audio: resample to this rate first. By default every file keeps its own.")
     ] = None,
@@ -87,7 +90,7 @@ def reconstruct(
         if page is None:
             for (model, reference), files in zip(models, inputs, strict=True):
                 tally = measure(
-                    model, files, reference=reference, size=size, rate=rate, transcripts=texts,
+                    model, files, reference=reference, square=_square(size, crop), rate=rate, transcripts=texts,
                     report=lambda done, reference=reference, files=files: report(reference, done, len(files)),  # type: ignore[misc]
                 )  # fmt: skip
                 rows.append(tally.row())
@@ -96,7 +99,11 @@ def reconstruct(
                 own = [(model, reference) for model, reference in models if model.modality == modality]
                 files = _files(modality, data, recursive, limit, glob)
                 plan = Plan(
-                    size=size, rate=rate or _rate_of(files, modality), curves=True, shown=shown, transcripts=texts
+                    square=_square(size, crop),
+                    rate=rate or _rate_of(files, modality),
+                    curves=True,
+                    shown=shown,
+                    transcripts=texts,
                 )
                 comparisons.append(compare(modality, files, own, plan, report))
             rows = [tally.row() for found in comparisons for tally in found.tallies]
@@ -124,6 +131,7 @@ def classical(
         list[float] | None, typer.Option(min=0.001, help="Sounds: a budget as a bit rate, kbit/s. May be repeated.")
     ] = None,
     size: Size = None,
+    crop: Crop = None,
     rate: Annotated[int, typer.Option(min=1, help="Sounds: resample to this rate first.")] = 16_000,
     limit: Limit = None,
     glob: Match = None,
@@ -159,7 +167,13 @@ def classical(
     files = _files(modality, data, recursive, limit, glob)
     texts = {} if transcripts is None else read_transcripts(transcripts)
     plan = Plan(
-        tuple(budget or ()), tuple(kbps or ()), size, rate, page is not None, shown if page is not None else 0, texts
+        tuple(budget or ()),
+        tuple(kbps or ()),
+        _square(size, crop),
+        rate,
+        page is not None,
+        shown if page is not None else 0,
+        texts,
     )
     with _progress(as_json) as report:
         found = compare(modality, files, models, plan, report)
@@ -239,6 +253,17 @@ def _rate_of(files: list[Input], modality: str) -> int:
         except (SmaltiError, OSError):
             continue
     return 16_000
+
+
+def _square(size: int | None, crop: int | None) -> Square | None:
+    from smalti.store.media import Square
+
+    if size is not None and crop is not None:
+        raise InputError(
+            f"--size {size} scales pictures before it crops them, --crop {crop} does not: give one of them"
+        )
+    side = crop if size is None else size
+    return None if side is None else Square(side, scaled=crop is None)
 
 
 def _files(modality: str, data: Path, recursive: bool, limit: int | None, glob: str | None) -> list[Input]:

@@ -46,7 +46,7 @@ from smalti.store.format import (
     write_atomic,
     write_shard,
 )
-from smalti.store.media import Media, Sample, media
+from smalti.store.media import Media, Sample, Square, media
 from smalti.store.plan import Found, Input, Plans, Shard, find_inputs
 from smalti.tokenizer import NeuralTokenizer
 from smalti.tokens import Tokens
@@ -98,7 +98,8 @@ class TaskFiles(Dataset[tuple[int, Sample | str]]):
         if self._media is None:
             self._media = media(self.modality)
         try:
-            return index, self._media.read(self.inputs[index].path, self.size)
+            square = None if self.size is None else Square(self.size)
+            return index, self._media.read(self.inputs[index].path, square)
         except (SmaltiError, OSError, MemoryError) as error:
             return index, describe(error)
 

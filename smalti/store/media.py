@@ -38,18 +38,31 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Square:
+    """How pictures are brought to one square size.
+
+    Args:
+        side: pixels.
+        scaled: whether the shorter side is brought to that length first, so that the crop shows most of the picture.
+    """
+
+    side: int
+    scaled: bool = True
+
+
+@dataclass(frozen=True)
 class Media:
     """How files of one modality are read and written.
 
     Args:
         suffixes: lower case, with the dot.
-        read: (path, size) -> Sample; size is the side of a square crop, or None.
+        read: (path, square) -> Sample; what square pictures are cut to, or None for whole ones.
         write: (path, decoded tensor, conditions): writes atomically.
         formats: what decoded files may be, the default first.
     """
 
     suffixes: frozenset[str]
-    read: Callable[[Path, int | None], Sample]
+    read: Callable[[Path, Square | None], Sample]
     write: Callable[[Path, Tensor, Mapping[str, Any]], None]
     formats: tuple[str, ...]
 
@@ -72,8 +85,11 @@ def _image() -> Media:
     from smalti.image.io import SUFFIXES, read_image, write_image
     from smalti.image.resize import CentreCrop, ResizeShorter
 
-    def read(path: Path, size: int | None) -> Sample:
-        rules = () if size is None else (ResizeShorter(size=size), CentreCrop(size=size))
+    def read(path: Path, square: Square | None) -> Sample:
+        rules: list[ResizeShorter | CentreCrop] = []
+        if square is not None:
+            rules = [ResizeShorter(size=square.side)] if square.scaled else []
+            rules.append(CentreCrop(size=square.side))
         return Sample(read_image(path, rules, dtype=torch.uint8).numpy())
 
     def write(path: Path, pixels: Tensor, conditions: Mapping[str, Any]) -> None:
@@ -88,7 +104,7 @@ def _audio() -> Media:
     for module in ("soundfile", "soxr"):
         require(module, "audio")  # once and before a run, not as an error of every file
 
-    def read(path: Path, size: int | None) -> Sample:
+    def read(path: Path, square: Square | None) -> Sample:
         waveform, rate = read_audio(path)
         return Sample(waveform.numpy(), {"sample_rate": rate})
 

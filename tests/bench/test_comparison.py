@@ -23,6 +23,7 @@ from smalti.bench.transcripts import read_transcripts
 from smalti.errors import ConfigError, InputError
 from smalti.image.io import read_image
 from smalti.image.photo import PhotoTokenizer
+from smalti.store.media import Square
 from smalti.store.plan import Input, find_inputs
 from tests.bench.conftest import tone
 from tests.bench.test_report import Outline
@@ -54,7 +55,7 @@ def row_of(found: Comparison, codec: str, way: str = "", budget: str = "") -> Ro
 
 
 def test_classical_codecs_get_the_bytes_of_the_tokenizer(pictures: Path, photo_tokenizer: PhotoTokenizer) -> None:
-    found = compare("image", inputs_of(pictures), [(photo_tokenizer, "tiny")], Plan(size=64))
+    found = compare("image", inputs_of(pictures), [(photo_tokenizer, "tiny")], Plan(square=Square(64)))
     own = row_of(found, "tiny")
     assert own.sizes == [16 * 16] * 2 and own.bits == pytest.approx(0.5)  # a byte per 4 x 4 pixels
     for codec in QUICK:
@@ -92,7 +93,7 @@ def test_a_tokenizer_stands_beside_the_smallest_budget_that_it_keeps(
     pictures: Path, photo_tokenizer: PhotoTokenizer
 ) -> None:
     def budget(*sizes: int) -> str:
-        plan = Plan(sizes, size=64)
+        plan = Plan(sizes, square=Square(64))
         return row_of(compare("image", inputs_of(pictures)[:1], [(photo_tokenizer, "tiny")], plan), "tiny").budget
 
     assert budget(1000, 256) == "256 bytes" and budget(255) == OWN
@@ -108,7 +109,7 @@ def test_files_that_can_not_be_read_are_named_and_the_rest_compared(
 
 
 def test_curves_rise(pictures: Path, photo_tokenizer: PhotoTokenizer) -> None:
-    found = compare("image", inputs_of(pictures), [(photo_tokenizer, "tiny")], Plan(size=64, curves=True))
+    found = compare("image", inputs_of(pictures), [(photo_tokenizer, "tiny")], Plan(square=Square(64), curves=True))
     for rows in found.curves.values():
         assert len(rows) == 4  # half, once, twice and four times its bits
         values = [row.mean("PSNR") or 0.0 for row in rows]
@@ -142,7 +143,7 @@ def test_a_page_holds_plots_tables_examples_and_its_command(
     pictures: Path, tmp_path: Path, photo_tokenizer: PhotoTokenizer, codec: SpeechCodec
 ) -> None:
     write_audio(tmp_path / "tone.wav", tone(0.6), 16_000)
-    plan = Plan(size=64, curves=True, shown=2)
+    plan = Plan(square=Square(64), curves=True, shown=2)
     found = compare("image", inputs_of(pictures), [(photo_tokenizer, "<i>tiny")], plan)
     heard = compare("audio", inputs_of(tmp_path), [(codec, "tiny speech")], replace(plan, shown=1))
     html = comparison_page([found, heard], "some/folder", "smalti bench classical <data>").html()

@@ -16,8 +16,9 @@ from smalti.audio.speech import SpeechCodec
 from smalti.bench import reconstruction
 from smalti.bench.reconstruction import criteria, measure
 from smalti.errors import InputError, MissingDependencyError, UnavailableError
-from smalti.image.io import read_image
+from smalti.image.io import read_image, write_image
 from smalti.image.photo import PhotoTokenizer
+from smalti.store.media import Square, media
 from smalti.store.plan import Input, find_inputs
 from tests.bench.conftest import tone
 
@@ -84,7 +85,7 @@ def test_speed_is_work_over_time(photos: Path, photo_tokenizer: PhotoTokenizer) 
 
 
 def test_size_crops_before_encoding(photos: Path, photo_tokenizer: PhotoTokenizer) -> None:
-    tally = measure(photo_tokenizer, inputs_of(photos), reference="tiny", size=32)
+    tally = measure(photo_tokenizer, inputs_of(photos), reference="tiny", square=Square(32))
     assert tally.extent == 2 * 32 * 32 and tally.bits == 2 * 8 * 8 * 8  # two slots of 16 codes
 
 
@@ -164,3 +165,15 @@ def test_a_missing_package_is_no_fault_of_the_file(
 def test_other_modalities_are_refused_by_name() -> None:
     with pytest.raises(UnavailableError, match="eeg"):
         criteria("eeg")
+
+
+def test_a_square_is_cut_from_the_middle_with_or_without_scaling(tmp_path: Path) -> None:
+    pixels = torch.zeros(3, 60, 100)
+    pixels[:, :, 50:] = 1.0
+    file = tmp_path / "half.png"
+    write_image(file, pixels)
+    whole = media("image").read(file, Square(30)).tensor()
+    middle = media("image").read(file, Square(30, scaled=False)).tensor()
+    assert whole.shape == middle.shape == (3, 30, 30)
+    assert torch.equal(middle, pixels[:, 15:45, 35:65])
+    assert whole[0, 0, :14].max() < 0.5 < whole[0, 0, 16:].min()

@@ -10,6 +10,7 @@ from PIL import Image
 from benchmarks import shipped
 from benchmarks.shipped import Held, examined, held_out_photos, held_out_speech, kodak, listed, show
 from smalti.image.photo import PhotoTokenizer
+from smalti.store.media import Square
 from tests.image.files import noise
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -35,6 +36,6 @@ def test_a_row_is_that_of_bench(
 ) -> None:
     Image.fromarray(noise(40, 48)).save(tmp_path / "a.png")
     monkeypatch.setattr(shipped.systems, "load", lambda name: photo_tokenizer)
-    row = examined("tiny", Held("photos", lambda data: [data / "a.png"], 32), tmp_path)
+    row = examined("tiny", Held("photos", lambda data: [data / "a.png"], Square(32)), tmp_path)
     assert row["set"] == "photos" and row["samples"] == 1 and row["bits"]["nominal"] == pytest.approx(8 / 16)
     assert "tiny on 1 of photos: 0.5 bits per pixel" in show(row)
