@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smalti.quantize import NAMES, Quantizer, create
+from smalti.quantize import Quantizer, create
 from tests.quantize.test_contract import OPTIONS
 
 
@@ -26,7 +26,7 @@ def named(name: str) -> Quantizer:
     return create(name, **OPTIONS[name]).eval()
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_encode_compiles_as_one_graph(name: str) -> None:
     quantizer = named(name)
     z = torch.randn(3, 11, quantizer.dim)
@@ -35,7 +35,7 @@ def test_encode_compiles_as_one_graph(name: str) -> None:
     assert torch.equal(compiled(z), quantizer.encode(z))
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_encode_exports_for_any_batch(name: str) -> None:
     quantizer = named(name)
     batch = torch.export.Dim("batch", min=2, max=512)
