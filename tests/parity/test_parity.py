@@ -33,7 +33,9 @@ def check(file: Path, part: str | None) -> None:
         pytest.skip("this case does not test the quantizer alone")
     torch.manual_seed(0)
     given: dict[str, Tensor] = module.run_quantizer(case) if part else module.run(case)
-    lines = list(compare_case(case, given, expected))
+    # What a case can't say, because a tensor that decides it was not stored: the adapter proves it from the state.
+    missing: dict[str, str] = module.incomplete(case) if hasattr(module, "incomplete") else {}
+    lines = list(compare_case(case, given, expected, missing))
     print(f"\n{case.slug}/{case.name}" + "".join(f"\n  {line}" for line in lines))  # noqa: T201  (the report itself)
     failed = [str(line) for line in lines if not line.passed]
     assert not failed, "\n".join(failed)

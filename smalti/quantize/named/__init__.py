@@ -133,16 +133,32 @@ NAMES: dict[str, Callable[..., Quantizer]] = {
 }
 
 
+# What people also call them.
+ALIASES: dict[str, str] = {
+    "gfq": "group-wise",
+    "lfq": "lookup-free",
+    "norm-ema": "normalised-ema",
+    "pq": "product",
+    "pvq": "pyramid",
+    "rvq": "residual",
+    "snac": "multi-rate",
+    "tokenbridge": "dimension-wise",
+    "var": "multi-scale",
+    "wetok": "group-wise",
+}
+
+
 def create(name: str, **options: Any) -> Quantizer:
     """A quantizer by name, e.g. create("simvq", dim=32, codes=8192).
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`, or of `ALIASES`.
         **options: those of its builder below.
 
     Raises:
         ConfigError: if there is no such name, or an option does not fit.
     """
+    name = ALIASES.get(name, name)
     if name not in NAMES:
         raise ConfigError(f"no quantizer is called {name!r}: choose one of {sorted(NAMES)}")
     try:

@@ -258,12 +258,18 @@ def sim_vq(
     }
 
 
+def lacks_projection(options: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
+    """Whether a RandomProjectionQuantizer's state lacks the projection that the size of its codebooks asks for."""
+    heads, _, dim = state["vq._codebook.embed"].shape
+    needed = heads * dim != options.get("num_codebooks", 1) * options["codebook_dim"]
+    return needed and "vq.project_in.weight" not in state
+
+
 def random_projection(
     options: Mapping[str, Any], state: Mapping[str, Tensor], inputs: Mapping[str, Tensor], wanted: Collection[str]
 ) -> dict[str, Tensor]:
-    total = options.get("num_codebooks", 1) * options["codebook_dim"]
-    if state["vq._codebook.embed"].shape[::2].numel() != total and "vq.project_in.weight" not in state:
-        return {}  # their projection before the codebooks decides the codes; a state without it determines nothing
+    if lacks_projection(options, state):
+        return {}
     quantizer = from_vqp("RandomProjectionQuantizer", options, state).eval()
     assert isinstance(quantizer, Quantize)
     codes = quantizer.encode(inputs["x"])
