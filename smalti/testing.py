@@ -9,6 +9,7 @@ a third party can certify its own systems with them.
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -186,9 +187,12 @@ def _check_tables(quantizer: Quantizer, z: Tensor) -> None:
 
 
 def _check_refusals(quantizer: Quantizer, z: Tensor) -> None:
-    broken = z.clone()
-    broken[0, 0, 0] = float("nan")
-    _expect_error(lambda: quantizer.encode(broken), "NaN latents")
+    for value in (math.nan, math.inf):
+        broken = z.clone()
+        broken[0, 0, 0] = value
+        _expect_error(lambda: quantizer.encode(broken), f"latents with {value}")  # noqa: B023  (called at once)
+        _expect_error(lambda: quantizer(broken), f"latents with {value} in forward")  # noqa: B023
+        _expect_error(lambda: quantizer.candidates(broken, 1), f"latents with {value} among candidates")  # noqa: B023
     _expect_error(lambda: quantizer.encode(z[..., :-1]), "latents of another dimension")
     beyond = quantizer.encode(z)
     beyond[0, 0, 0] = quantizer.vocab[0]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from functools import wraps
+from typing import ClassVar, Literal, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ from smalti.errors import InputError
 DROPPED = -1  # the code of a masked position or a dropped level; it decodes to zero and exists only in this package
 
 BitOrder = Literal["little", "big"]
+P = ParamSpec("P")
+R = TypeVar("R")
 Noise = Mapping[str, Tensor]
 
 
@@ -58,6 +62,15 @@ class Quantizer(nn.Module, ABC):
     bit_order: BitOrder = "little"
     statistics: ClassVar[tuple[str, ...]] = ()
     conditional: bool = False
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves between devices; the type stays float32, also where the model around is cast to another."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            return tensor.to(new.device) if new.dtype != tensor.dtype else new
+
+        return super()._apply(moved, recurse)
 
     @abstractmethod
     def forward(
@@ -222,8 +235,30 @@ def as_rows(z: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, Tensor | 
 
 def refuse_nan(x: Tensor) -> None:
     """Raises InputError if latents hold NaN or infinity; a compiled program can't ask."""
-    if not torch.compiler.is_compiling() and not bool(torch.isfinite(x).all()):
+    # A sum in float64 takes one pass, and finite float32 numbers can't overflow it.
+    if not torch.compiler.is_compiling() and not bool(torch.isfinite(x.sum(dtype=torch.float64))):
         raise InputError("latents hold NaN or infinity")
+
+
+def without_gradient(function: Callable[P, R]) -> Callable[P, R]:
+    """torch.no_grad() as a decorator that does nothing where gradients are off already.
+
+    Exported programs are cut at every switch, and can't be saved where nothing stands between two.
+    """
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.is_grad_enabled():
+            return function(*args, **kwargs)
+        with torch.no_grad():
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast inside, so that arithmetic is float32. Where none is active nothing is entered, or exported."""
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 def check_codes(codes: Tensor, vocab: tuple[int, ...]) -> None:

@@ -24,6 +24,9 @@ from smalti.quantize.base import (
     as_rows,
     check_codes,
     count_codes,
+    full_precision,
+    refuse_nan,
+    without_gradient,
 )
 from smalti.quantize.distributed import active, sum_over_ranks
 from smalti.quantize.estimators import Estimator, StraightThrough
@@ -103,9 +106,10 @@ class Quantize(Quantizer):
     def _quantize(
         self, z: Tensor, assign: Assign, mask: Tensor | None, context: Tensor | None, noise: Noise
     ) -> Quantized:
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             rows, real = as_rows(z, self.dim, mask)
             latents = rows if real is None else rows[real]
+            refuse_nan(latents)
             alphabet = self._given(context, real)
             moved = self.before(latents)
             x = alphabet.project(moved)
@@ -131,7 +135,7 @@ class Quantize(Quantizer):
     def usage(self) -> Tensor:
         return self._usage.share()
 
-    @torch.no_grad()
+    @without_gradient
     def margin(self, z: Tensor, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
         if prod(self.vocab) < 2:
             return torch.full(codes.shape, math.inf, device=codes.device)
@@ -161,36 +165,41 @@ class Quantize(Quantizer):
             return term(x, assigned, alphabet)
         return x.sum() + assigned.vectors.sum()
 
-    @torch.no_grad()
+    @without_gradient
     def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             rows, real = as_rows(z, self.dim, mask)
+            latents = rows if real is None else rows[real]
+            refuse_nan(latents)
             alphabet = self._given(context, real)
-            codes = self.assign.decide(alphabet.project(self.before(rows if real is None else rows[real])), alphabet)
+            codes = self.assign.decide(alphabet.project(self.before(latents)), alphabet)
         return unfold(_spread(codes, real, DROPPED), z.shape[:-1])
 
     def decode(self, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
         check_codes(codes, self.vocab)
-        if self.conditional:
-            vectors = self._given(context, None).lookup(codes.reshape(-1, codes.shape[-1]))
-            vectors = unfold(vectors, codes.shape[:-1])
-        else:
-            vectors = self.alphabet.lookup(codes)
-        if isinstance(self.after, nn.Identity):
-            return vectors  # those of codes -1 are zero already
-        return self.after(vectors).masked_fill((codes < 0).all(-1, keepdim=True), 0)
+        with full_precision(codes.device):
+            if self.conditional:
+                vectors = self._given(context, None).lookup(codes.reshape(-1, codes.shape[-1]))
+                vectors = unfold(vectors, codes.shape[:-1])
+            else:
+                vectors = self.alphabet.lookup(codes)
+            if isinstance(self.after, nn.Identity):
+                return vectors  # those of codes -1 are zero already
+            return self.after(vectors).masked_fill((codes < 0).all(-1, keepdim=True), 0)
 
     def lookup(self, codes: Tensor) -> Tensor:
         check_codes(codes, self.vocab)
-        return self.alphabet.slot_vectors(codes)
+        with full_precision(codes.device):
+            return self.alphabet.slot_vectors(codes)
 
     def codebooks(self) -> list[Tensor]:
         return self.alphabet.codebooks()
 
-    @torch.no_grad()
+    @without_gradient
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             rows, _ = as_rows(z, self.dim, None)
+            refuse_nan(rows)
             alphabet = self._given(context, None)
             codes, costs = alphabet.candidates(alphabet.project(self.before(rows)), k)
             vectors = self._candidate_vectors(codes, context)
@@ -204,7 +213,7 @@ class Quantize(Quantizer):
         return self.decode(codes, context=rows)
 
 
-@torch.no_grad()
+@without_gradient
 def batch_counts(codes: Tensor, vocab: tuple[int, ...], *, over_ranks: bool) -> list[Tensor]:
     """How often each code of each slot occurs in a batch, without waiting for a GPU: (codes,) per slot.
 
@@ -223,7 +232,7 @@ def batch_counts(codes: Tensor, vocab: tuple[int, ...], *, over_ranks: bool) -> 
     return [sum_over_ranks(each) for each in counts] if over_ranks else counts
 
 
-@torch.no_grad()
+@without_gradient
 def statistics(counts: Sequence[Tensor]) -> dict[str, Tensor]:
     """Perplexity and utilisation (share of codes used) of each slot's counts; 1 and 0 where nothing was counted."""
     if not counts:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from smalti.errors import InputError
-from smalti.quantize.base import Alphabet, refuse_nan
+from smalti.quantize.base import Alphabet, refuse_nan, without_gradient
 from smalti.quantize.sums import folded_sum
 from smalti.quantize.vectors import Trained
 
@@ -128,7 +128,7 @@ class InContext(Alphabet):
         raise InputError("every row has a codebook of its own: ask for candidates or look codes up")
 
 
-@torch.no_grad()
+@without_gradient
 def _search(alphabet: Conditional, x: Tensor, context: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest codes of rows under their contexts, nearest first: (rows, k), and squared distances, float64."""
     (size,) = alphabet.vocab

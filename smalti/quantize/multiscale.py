@@ -27,7 +27,16 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError, InputError
-from smalti.quantize.base import DROPPED, Noise, Quantized, Quantizer, as_rows, check_codes
+from smalti.quantize.base import (
+    DROPPED,
+    Noise,
+    Quantized,
+    Quantizer,
+    as_rows,
+    check_codes,
+    full_precision,
+    without_gradient,
+)
 from smalti.quantize.distributed import from_first_rank
 from smalti.quantize.estimators import Estimator, StraightThrough
 from smalti.quantize.scales import Extent, Resize, Scales
@@ -132,7 +141,7 @@ class MultiScale(Quantizer):
     ) -> Quantized:
         full = self._full(z, mask)
         used = self._scales_used(noise or {}, z.device)
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             wide = z.float() if mask is None else z.float().masked_fill(~mask[..., None], 0)
             rest, total = wide, torch.zeros_like(wide)
             codes, losses, terms, partials = [], [], [], []
@@ -168,10 +177,10 @@ class MultiScale(Quantizer):
         kept = torch.rand((), device=device) < self.prefixes.probability
         return int(from_first_rank(torch.where(kept, drawn, count)))
 
-    @torch.no_grad()
+    @without_gradient
     def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         full, codes = self._full(z, mask), []
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             rest = z.float() if mask is None else z.float().masked_fill(~mask[..., None], 0)
             for index, extent in enumerate(self.extents(full)):
                 part, real = self._shrink(rest, extent, mask)
@@ -188,14 +197,15 @@ class MultiScale(Quantizer):
             context: not used.
             extent: of z, where the number of codes leaves it open; see `Scales.full`.
         """
-        return self._accumulate(codes, extent)[-1]
+        with full_precision(codes.device):
+            return self._accumulate(codes, extent)[-1]
 
-    @torch.no_grad()
+    @without_gradient
     def margin(self, z: Tensor, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
         full, margins = self._full(z, None), []
         maps = self.split(codes, full)
         mask = _real_positions(maps, full)
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             rest = z.float() if mask is None else z.float().masked_fill(~mask[..., None], 0)
             for index, own in enumerate(maps):
                 part, _ = self._shrink(rest, tuple(own.shape[1:-1]), mask)

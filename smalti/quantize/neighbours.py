@@ -15,17 +15,19 @@ import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from smalti.errors import InputError
+from smalti.quantize.base import full_precision
 
 CPU_BUFFER = 2**20  # float32 scores of one block: 4 MiB, which stay in cache while they are searched
 CPU_BLOCK = 2048  # codes of one block; a product lays them out anew, which enough rows must pay for
 GPU_BUFFER = 2**26
+CROWD = 64  # contenders per row from which duplicates are looked for
 RESCORED_AT_ONCE = 2**22  # float64 numbers in one step of measuring near-ties again
 FAR = 2.0**24  # times the table's extent: beyond it float64 distances round away what tells codes apart
 TRACED_PARTS = 32  # compiled programs have no loop over rows; they take a table in at most so many parts,
@@ -54,6 +56,14 @@ class Prepared:
     shift: Tensor
     extended: Tensor
     longest: Tensor
+
+    @cached_property
+    def first(self) -> Tensor:
+        """Rows that no row before them equals: (K,), bool. Asked for only where many codes are as near."""
+        _, group = torch.unique(self.table, dim=0, return_inverse=True)
+        number = torch.arange(len(self.table), device=group.device)
+        lowest = torch.full_like(number, len(number)).scatter_reduce_(0, group, number, "amin")
+        return lowest[group] == number
 
 
 @torch.no_grad()
@@ -293,14 +303,20 @@ def _nearest_of(chunk: _Chunk, ready: Prepared, width: int) -> Tensor:
     for start in range(0, codes, width):
         block = ready.extended[:, start : start + width]
         out = scores[:, : block.shape[1]]
-        with torch.autocast(out.device.type, enabled=False):
+        with full_precision(out.device):
             out = torch.mm(chunk.z, block, out=out) if out.is_contiguous() else chunk.z @ block
         index, value, close = _decide(out, chunk.reach, best)
         if len(close):
             # Every code that rounding could have put behind the best one is a candidate.
             contenders = out[close] >= (value[close] - 2 * chunk.reach[close])[:, None]
-            found = _measure_again(chunk.rows[close], ready.table[start : start + width], contenders, chunk.far[close])
-            index[close] = found
+            if int(contenders.sum()) > CROWD * len(close):
+                # Codes that repeat an earlier one can't win; a row that only such codes are near to keeps the best.
+                contenders &= ready.first[start : start + width]
+                left = contenders.any(1)
+                close, contenders = close[left], contenders[left]
+            index[close] = _measure_again(
+                chunk.rows[close], ready.table[start : start + width], contenders, chunk.far[close]
+            )
         best = value if best is None else torch.maximum(best, value)
         winners.append(index + start)
         values.append(value)
@@ -369,7 +385,7 @@ def _least(rows: Tensor, table: Tensor, line: Tensor, code: Tensor, far: Tensor)
     """
     step = max(1, RESCORED_AT_ONCE // table.shape[1])
     some_far = bool(far.any())
-    pieces = []
+    pieces = [rows.new_zeros(0, dtype=torch.float64)]
     for start in range(0, len(line), step):
         row = line[start : start + step]
         x, y = rows[row], table[code[start : start + step]]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError
-from smalti.quantize.base import Noise, Quantized, Quantizer, as_rows, check_codes
+from smalti.quantize.base import Noise, Quantized, Quantizer, as_rows, check_codes, without_gradient
 from smalti.quantize.compose import join_terms, take
 from smalti.quantize.disentanglement import Disentanglement
 from smalti.quantize.dropout import LevelDropout
@@ -103,7 +103,7 @@ class Parallel(Quantizer):
     def codebooks(self) -> list[Tensor]:
         return [table for part in self.parts for table in part.codebooks()]
 
-    @torch.no_grad()
+    @without_gradient
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The k best by the sum of the parts' costs; for parts that add up, each cost is that of all of z."""
         codes, values, costs = None, None, None

@@ -17,7 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError, InputError
-from smalti.quantize.base import DROPPED, Noise, Quantized, Quantizer, as_rows
+from smalti.quantize.base import (
+    DROPPED,
+    Noise,
+    Quantized,
+    Quantizer,
+    as_rows,
+    full_precision,
+    refuse_nan,
+    without_gradient,
+)
 from smalti.quantize.beam import Beam, search
 from smalti.quantize.compose import Quantize, join_terms, no_statistics, unfold
 from smalti.quantize.dropout import LevelDropout
@@ -84,9 +93,9 @@ class Residual(Quantizer):
         context: Tensor | None = None,
         noise: Noise | None = None,
     ) -> Quantized:
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             as_rows(z, self.dim, mask)
-            x, noise = self.before(z.float()), noise or {}
+            x, noise = self._inner(z, mask), noise or {}
             used = self._used(z, noise)
             path = self._path(x, mask, used)
             total, residual = torch.zeros_like(x), x
@@ -129,6 +138,14 @@ class Residual(Quantizer):
         codes = unfold(self.search.path(levels, rows, self.training), x.shape[:-1])
         return list(codes.split([len(level.vocab) for level in levels], -1))
 
+    def _inner(self, z: Tensor, mask: Tensor | None) -> Tensor:
+        """What the levels share out: (batch, *positions, dim of the levels)."""
+        # Whatever stands at masked positions, no gradient may meet it.
+        x = z.float() if mask is None else z.float().masked_fill(~mask[..., None], 0)
+        if not isinstance(self.before, nn.Identity):
+            refuse_nan(x)  # a bound before the levels would hide infinity from them
+        return self.before(x)
+
     def _used(self, z: Tensor, noise: Noise) -> Tensor | None:
         if not self.training or self.dropout is None:
             return None
@@ -138,11 +155,11 @@ class Residual(Quantizer):
         share = self.passed_gradient
         return vectors.detach() if share == 0 else share * vectors + (1 - share) * vectors.detach()
 
-    @torch.no_grad()
+    @without_gradient
     def encode(self, z: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             as_rows(z, self.dim, mask)
-            x = self.before(z.float())
+            x = self._inner(z, mask)
             path = self._path(x, mask, None)
             if path is not None:
                 codes = torch.cat(path, -1)
@@ -158,8 +175,9 @@ class Residual(Quantizer):
 
     def decode(self, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
         """Vectors of codes; fewer slots than levels decode the first levels alone."""
-        total = torch.stack(list(self.level_vectors(codes, context=context))).cumsum(0)[-1]
-        return self.after(total).masked_fill((codes < 0).all(-1, keepdim=True), 0)
+        with full_precision(codes.device):
+            total = torch.stack(list(self.level_vectors(codes, context=context))).cumsum(0)[-1]
+            return self.after(total).masked_fill((codes < 0).all(-1, keepdim=True), 0)
 
     def level_vectors(self, codes: Tensor, *, context: Tensor | None = None) -> Iterator[Tensor]:
         """What each level adds: (batch, *positions, dim of the levels), a level at a time."""
@@ -171,9 +189,9 @@ class Residual(Quantizer):
             total = total + vectors
             yield vectors
 
-    @torch.no_grad()
+    @without_gradient
     def margin(self, z: Tensor, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             residual, margins = self.before(z.float()), []
             total = torch.zeros_like(residual)
             for level, own in zip(self.levels, self._split(codes), strict=True):
@@ -192,12 +210,12 @@ class Residual(Quantizer):
     def codebooks(self) -> list[Tensor]:
         return [table for level in self.levels for table in level.codebooks()]
 
-    @torch.no_grad()
+    @without_gradient
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The k cheapest ends of a beam search of width k over the levels."""
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             rows, _ = as_rows(z, self.dim, None)
-            codes, total, costs = search(self.levels, self.before(rows), k)
+            codes, total, costs = search(self.levels, self._inner(rows, None), k)
             vectors = self.after(total)
         shape = z.shape[:-1]
         return unfold(codes, shape), unfold(vectors, shape), unfold(costs, shape)

@@ -12,7 +12,7 @@ Improved VQGAN" (unit vectors), "SoundStream" (k-means start, replacement of dea
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -190,6 +190,15 @@ class Table(Alphabet):
         self.adopt_rows()
         self.started.fill_(True)
         self._has_started = True
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        # What was gathered belongs to the state before.
+        self._has_started = False
+        self.observations, self._seen, self._noise = 0, [], {}
+        for name in ("_pending_count", "_pending_sum"):
+            if hasattr(self, name):
+                getattr(self, name).zero_()
 
     @torch.no_grad()
     def observe(self, x: Tensor, codes: Tensor, noise: Noise) -> None:

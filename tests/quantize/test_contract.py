@@ -49,6 +49,7 @@ OPTIONS = {
     "residual-simvq": {"dim": 8, "codes": 12, "levels": 2},
     "residual-diveq": {"dim": 8, "codes": 12, "levels": 2},
     "qinco": {"dim": 8, "codes": 12, "levels": 3, "hidden": 6, "depth": 2},
+    "disentangled": {"dim": 8, "codes": 12},
     "product": {"dim": 8, "codes": 12, "parts": 2},
     "pyramid": {"dim": 5, "pulses": 4},
     "additive": {"dim": 8, "codes": 12, "levels": 3},

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -41,4 +46,23 @@ def test_encode_exports_for_any_batch(name: str) -> None:
     batch = torch.export.Dim("batch", min=2, max=512)
     program = torch.export.export(Encode(quantizer), (torch.randn(3, 11, quantizer.dim),), dynamic_shapes=({0: batch},))
     z = torch.randn(7, 11, quantizer.dim)
-    assert torch.equal(program.module()(z), quantizer.encode(z))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    assert torch.equal(torch.export.load(file).module()(z), quantizer.encode(z))
+
+
+def test_exported_programs_run_without_smalti(tmp_path: Path) -> None:
+    z = torch.randn(4, 6, 8)
+    for name in ("residual", "qinco", "beam-residual", "simvq", "lsq"):
+        quantizer = create(name, **{**OPTIONS[name], "dim": 8}).eval()
+        torch.export.save(torch.export.export(Encode(quantizer), (z,)), tmp_path / f"{name}.pt2")
+        torch.save([z, quantizer.encode(z)], tmp_path / f"{name}.pt")
+    check = """
+import sys, pathlib, torch
+for file in pathlib.Path(".").glob("*.pt2"):
+    z, codes = torch.load(file.with_suffix(".pt"), weights_only=True)
+    assert torch.equal(torch.export.load(file).module()(z), codes), file
+assert not any(name.split(".")[0] == "smalti" for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-I", "-c", check], check=True, cwd=tmp_path)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import resource
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smalti.quantize import DoubleQuantization, IndexBackprop, Quantize, Table, Trained
+from smalti.quantize import DotEntropy, DoubleQuantization, IndexBackprop, Quantize, SoftEntropy, Table, Trained
+from smalti.quantize.index_backprop import _largest_traced
 
 
 def quantizer(codes: int, dim: int, *terms: object) -> Quantize:
@@ -66,12 +68,74 @@ def test_the_loss_is_its_three_parts() -> None:
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(ours, theirs, strict=True))
 
 
-def test_many_codes_train_in_ordinary_memory() -> None:
-    vq = quantizer(2**18, 8, DoubleQuantization())
-    z = torch.randn(1, 256, 8, requires_grad=True)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+@pytest.mark.parametrize("choice", [DotEntropy, SoftEntropy])
+def test_chunked_training_has_the_gradients_of_the_whole_softmax(
+    choice: type[SoftEntropy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smalti.quantize.index_backprop.BUFFER", 40)
+    monkeypatch.setattr("smalti.quantize.entropy.SOFT_BUFFER", 40)
+    vq = quantizer(13, 4, DoubleQuantization(commitment=0.25), choice(weight=0.3, temperature=0.7))
+    rows = vq.alphabet.vectors.weight  # type: ignore[union-attr]
+    z, upstream = torch.randn(2, 17, 4, requires_grad=True), torch.randn(2, 17, 4)
     out = vq(z)
-    (out.z.sum() + out.loss).backward()
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    assert grown < 256 * 2**18 * 4 / 2**20 * 0.75  # MiB; below one matrix of logits
-    assert z.grad is not None and bool(torch.isfinite(z.grad).all())
+    x, e = z.detach().double().flatten(0, 1).requires_grad_(), rows.detach().double().requires_grad_()  # type: ignore
+    p = (x @ e.t()).softmax(1)
+    hard = F.one_hot(p.argmax(1), 13).double()
+    soft, q = (hard + p - p.detach()) @ e, hard @ e
+    double = F.mse_loss(soft, x) + F.mse_loss(x, q.detach()) + 0.25 * F.mse_loss(q, x.detach())
+    logits = x @ e.t() if choice is DotEntropy else -torch.cdist(x, e).square()
+    logp = (logits / 0.7).log_softmax(1)
+    mean = logp.exp().mean(0)
+    entropy = -(logp.exp() * logp).sum(1).mean() + (mean * (mean + 1e-5).log()).sum()
+    loss = double + 0.3 * entropy
+    assert torch.allclose(out.loss.double(), loss, atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # arithmetic stays float32 in the backward pass, too
+        ours = torch.autograd.grad((out.z * upstream).sum() + out.loss, [z, rows])  # type: ignore[list-item]
+    theirs = torch.autograd.grad((soft * upstream.double().flatten(0, 1)).sum() + loss, [x, e])
+    assert torch.allclose(ours[0].double().flatten(0, 1), theirs[0], atol=1e-5)
+    assert torch.allclose(ours[1].double(), theirs[1], atol=1e-5)
+
+
+def test_nothing_of_rows_times_codes_is_kept_for_the_backward_pass() -> None:
+    sizes: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    vq, z = quantizer(300, 2, DoubleQuantization(), DotEntropy()), torch.randn(1, 200, 2, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = vq(z)
+        loss = out.z.sum() + out.loss
+    assert max(sizes) <= 300 * 2
+    loss.backward()
+
+
+def test_the_traced_choice_is_the_first_of_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smalti.quantize.index_backprop.TRACED_WIDTH", 5)
+    monkeypatch.setattr("smalti.quantize.index_backprop.TRACED_PARTS", 4)
+    distinct = torch.randn(9, 3)
+    table, x = torch.cat([distinct, distinct, distinct[:5]]), torch.randn(200, 3)  # 23 rows; ties across parts
+    assert torch.equal(_largest_traced(x, table), (x.double() @ distinct.double().t()).argmax(1))
+
+
+def test_memory_of_2_to_18_codes_does_not_grow_with_rows() -> None:
+    grown = {rows: peak_of_training(rows) for rows in (16, 256)}
+    assert grown[256] - grown[16] < 0.25 * (256 - 16)  # MiB; one row of logits is 1 MiB
+
+
+def peak_of_training(rows: int) -> float:
+    """MiB that one training step adds to the peak of a process of its own."""
+    program = f"""
+import resource, torch
+from smalti.quantize import create
+torch.manual_seed(0)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+vq, z = create("ibq", dim=8, codes=2**18), torch.randn(1, {rows}, 8, requires_grad=True)
+before = peak()
+out = vq(z)
+(out.z.sum() + out.loss).backward()
+assert z.grad is not None and bool(torch.isfinite(z.grad).all())
+print(peak() - before)
+"""
+    return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)

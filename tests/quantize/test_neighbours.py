@@ -294,3 +294,19 @@ def test_a_traced_search_holds_no_table_of_all_scores() -> None:
     program = torch.export.export(Search(table), (rows,))
     sizes = [node.meta["val"].numel() for node in program.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
     assert max(sizes) <= max(table.numel(), 64 * 16384 // 16)
+
+
+def test_many_duplicates_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.randn(40, 3)
+    table = torch.randn(5, 3).repeat(1500, 1)[torch.randperm(7500)]
+    measured: list[int] = []
+    original = neighbours.squared_distances
+
+    def watched(x: Tensor, y: Tensor) -> Tensor:
+        measured.append(torch.broadcast_shapes(x.shape, y.shape).numel())
+        return original(x, y)
+
+    monkeypatch.setattr(neighbours, "squared_distances", watched)
+    assert nearest(rows, table).tolist() == exact_codes(rows, table)
+    assert sum(measured) < 40 * 3 * 100
+    assert nearest(rows, torch.zeros(5000, 3)).tolist() == [0] * 40

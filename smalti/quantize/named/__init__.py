@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 from smalti.errors import ConfigError
@@ -28,6 +30,7 @@ from smalti.quantize.named.codebooks import (
 )
 from smalti.quantize.named.combined import (
     beam_residual,
+    disentangled,
     grouped_residual,
     product,
     qinco,
@@ -110,6 +113,7 @@ NAMES: dict[str, Callable[..., Quantizer]] = {
     "residual-diveq": residual_diveq,
     "qinco": qinco,
     "product": product,
+    "disentangled": disentangled,
     "multi-scale": multi_scale,
     "multi-rate": multi_rate,
     "pyramid": pyramid,
@@ -135,15 +139,36 @@ NAMES: dict[str, Callable[..., Quantizer]] = {
 
 # What people also call them.
 ALIASES: dict[str, str] = {
+    "aq": "additive",
+    "beit-v2": "normalised-ema",
+    "best-rq": "random-projection",
+    "cq": "composite",
+    "encodec": "residual",
+    "factorized": "factorised",
+    "fqgan": "disentangled",
+    "finite-scalar": "fsq",
     "gfq": "group-wise",
+    "group-residual": "grouped-residual",
+    "grvq": "grouped-residual",
+    "hifi-codec": "grouped-residual",
+    "lambda24": "leech",
+    "latent-quantization": "latent",
     "lfq": "lookup-free",
     "norm-ema": "normalised-ema",
+    "optimal-transport": "sinkhorn",
     "pq": "product",
     "pvq": "pyramid",
+    "residual-vq": "residual",
+    "rotation": "rotation-trick",
     "rvq": "residual",
     "snac": "multi-rate",
+    "soundstream": "residual",
+    "sync-update": "synchronous",
     "tokenbridge": "dimension-wise",
+    "tokenflow": "joint-index",
     "var": "multi-scale",
+    "vq-vae": "vq",
+    "vq-vla": "residual",
     "wetok": "group-wise",
 }
 
@@ -160,8 +185,16 @@ def create(name: str, **options: Any) -> Quantizer:
     """
     name = ALIASES.get(name, name)
     if name not in NAMES:
-        raise ConfigError(f"no quantizer is called {name!r}: choose one of {sorted(NAMES)}")
+        near = get_close_matches(name, [*NAMES, *ALIASES])
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigError(f"no quantizer is called {name!r}: {meant}choose one of {', '.join(sorted(NAMES))}")
+    builder = NAMES[name]
     try:
-        return NAMES[name](**options)
+        signature(builder).bind(**options)
     except TypeError as error:
-        raise ConfigError(f"{name}: {error}") from None
+        raise ConfigError(f"{name}: {error}; it is {name}{signature(builder)}") from None
+    try:
+        return builder(**options)
+    except TypeError as error:
+        # Options that a builder hands on are known to what it hands them to.
+        raise ConfigError(f"{name}: {error}") from error

@@ -12,10 +12,11 @@ from smalti.quantize.beam import Beam
 from smalti.quantize.code_terms import Mutual
 from smalti.quantize.compose import Quantize
 from smalti.quantize.conditional import Conditional, ResidualMLP
+from smalti.quantize.disentanglement import Disentanglement
 from smalti.quantize.dropout import Dropout, SampleDropout
 from smalti.quantize.estimators import CodebookOnly, DiVeQ
 from smalti.quantize.learning import Gradient
-from smalti.quantize.named.vectors import ema, simvq
+from smalti.quantize.named.vectors import ema, simvq, vq
 from smalti.quantize.parallel import Parallel
 from smalti.quantize.residual import Residual
 from smalti.quantize.revival import Expire
@@ -33,6 +34,14 @@ def product(dim: int, codes: int, *, parts: int, **options: Any) -> Quantizer:
     if dim % parts:
         raise ConfigError(f"{dim} dimensions do not divide into {parts} parts")
     return Parallel([ema(dim // parts, codes, **options) for _ in range(parts)])
+
+
+def disentangled(dim: int, codes: int, *, parts: int = 2, weight: float = 0.1) -> Quantizer:
+    """FQGAN: cosine codebooks side by side, whose vectors are drawn to right angles."""
+    if dim % parts:
+        raise ConfigError(f"{dim} dimensions do not divide into {parts} parts")
+    books = [vq(dim // parts, codes, unit=True) for _ in range(parts)]
+    return Parallel(books, terms=[Disentanglement(weight)])
 
 
 def shared_residual(dim: int, codes: int, *, levels: int, dropout: bool = False, **options: Any) -> Quantizer:
