@@ -19,7 +19,7 @@ with Index Backpropagation Quantization"; "The Free Transformer" (free bits).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from smalti.errors import ConfigError
@@ -208,7 +209,8 @@ class SoftEntropy(Term):
     weight: float = 0.0
     temperature: float = 0.01
 
-    EPS: ClassVar[float] = 1e-5  # published: added inside both logarithms
+    # Published: added inside both logarithms. The first is a softmax's, which no constant changes.
+    EPS: ClassVar[float] = 1e-5
 
     def __call__(self, x: Tensor, assigned: Assigned, alphabet: Alphabet) -> Tensor:
         if self.weight == 0:
@@ -218,22 +220,16 @@ class SoftEntropy(Term):
 
     def entropies(self, x: Tensor, alphabet: Alphabet) -> tuple[Tensor, Tensor]:
         """Mean entropy of a row's codes and entropy of the mean distribution, in nats."""
-        table = alphabet.codebooks()[0]
-        rows = max(1, SOFT_BUFFER // len(table))
-        mean, sample = x.new_zeros(len(table)), x.new_zeros(())
-        for chunk in x.split(rows):
-            part, entropy = _recomputed(self._soft, chunk, table)
-            mean, sample = mean + part / len(x), sample + entropy / len(x)
-        return sample, -(mean * torch.log(mean + self.EPS)).sum()
+        total, own = _SoftTotals.apply(*self.products(x, alphabet.codebooks()[0]), self.temperature)
+        mean = total / max(1, len(x))
+        return own / max(1, len(x)), -(mean * torch.log(mean + self.EPS)).sum()
 
-    def logits(self, x: Tensor, table: Tensor) -> Tensor:
-        """What the softmax over codes is taken of, before the temperature: (rows, codes)."""
-        return 2 * x @ table.t() - x.square().sum(1, keepdim=True) - table.square().sum(1)
+    def products(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Left (rows, dim), right (codes, dim), bias (codes,): p is the softmax of (left right' + bias) / temperature.
 
-    def _soft(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.logits(x, table) / self.temperature
-        p = F.softmax(logits, dim=1)
-        return p.sum(0), -(p * F.log_softmax(logits + self.EPS, dim=1)).sum()
+        -|x - e|² = 2 x.e - |e|² - |x|², and the last is the same for all codes.
+        """
+        return 2 * x, table, -table.square().sum(1)
 
 
 @dataclass
@@ -242,8 +238,54 @@ class DotEntropy(SoftEntropy):
 
     weight: float = 0.05
 
-    def logits(self, x: Tensor, table: Tensor) -> Tensor:
-        return x @ table.t()
+    def products(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return x, table, table.new_zeros(len(table))
+
+
+class _SoftTotals(torch.autograd.Function):
+    """Sums over rows of p = softmax((x table' + bias) / temperature), (codes,), and of its entropy, ().
+
+    Only the arguments are kept; the backward pass makes the distributions again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor, bias: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, table, bias)
+        ctx.temperature = temperature
+        total, entropy = torch.zeros_like(bias), bias.new_zeros(())
+        for _, p, logp in _distributions(x, table, bias, temperature):
+            total += p.sum(0)
+            entropy -= logp.mul_(p).sum()
+        return total, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_total: Tensor, to_entropy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, table, bias = ctx.saved_tensors
+        to_x, to_table, to_bias = torch.empty_like(x), torch.zeros_like(table), torch.zeros_like(bias)
+        with torch.autocast(x.device.type, enabled=False):
+            for span, p, logp in _distributions(x, table, bias, ctx.temperature):
+                # What reaches p is a = to_total - to_entropy log p; what passes the softmax is p (a - <p, a>).
+                slope = logp.mul_(-to_entropy).add_(to_total).mul_(p)
+                slope.sub_(p.mul_(slope.sum(1, keepdim=True))).div_(ctx.temperature)
+                torch.mm(slope, table, out=to_x[span])
+                to_table.addmm_(slope.t(), x[span])
+                to_bias += slope.sum(0)
+        return to_x, to_table, to_bias, None
+
+
+def _distributions(
+    x: Tensor, table: Tensor, bias: Tensor, temperature: float
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Which rows of x, their p and log p, (rows, codes), in buffers that every chunk writes anew."""
+    size = max(1, SOFT_BUFFER // len(table))
+    buffers = [x.new_empty(min(size, len(x)), len(table)) for _ in range(3)]
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        logits, p, logp = (buffer[: len(part)] for buffer in buffers)
+        torch.addmm(bias, part, table.t(), out=logits).div_(temperature)
+        # exp(logp) would do, but is ten times slower than a softmax where it underflows.
+        yield slice(start, start + size), torch.softmax(logits, 1, out=p), torch.log_softmax(logits, 1, out=logp)
 
 
 @dataclass

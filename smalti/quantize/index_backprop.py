@@ -16,12 +16,14 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from smalti.quantize.assign import Assign, Assigned
-from smalti.quantize.base import Alphabet, Noise, refuse_nan
+from smalti.quantize.base import Alphabet, Noise, refuse_nan, without_gradient
+from smalti.quantize.neighbours import TRACED_PARTS, TRACED_WIDTH
 from smalti.quantize.terms import Term
 
-BUFFER = 2**22  # floats of one chunk of logits
+BUFFER = 2**22  # floats of one chunk of logits, which all chunks share: freed and asked for again, they pile up
 
 
 class IndexBackprop(Assign):
@@ -34,20 +36,36 @@ class IndexBackprop(Assign):
         codes = self.decide(x, alphabet)
         return Assigned(codes, _SoftRows.apply(x, table, codes[:, 0]))
 
-    @torch.no_grad()
+    @without_gradient
     def decide(self, x: Tensor, alphabet: Alphabet) -> Tensor:
         refuse_nan(x)
         return largest_products(x, alphabet.codebooks()[0])[:, None]
 
 
-@torch.no_grad()
 def largest_products(x: Tensor, table: Tensor) -> Tensor:
     """Number of the row of table (codes, dim) with the largest inner product with each of x (rows, dim).
 
     The products are float64, and the lowest number wins where two are equal.
     """
+    if torch.compiler.is_compiling():
+        return _largest_traced(x, table)
     wide = table.double().t().contiguous()
-    return torch.cat([(chunk.double() @ wide).argmax(1) for chunk in x.split(max(1, BUFFER // len(table)))])
+    rows = max(1, BUFFER // 2 // len(table))  # a float64 counts twice
+    best = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    buffer = wide.new_empty(min(rows, len(x)), len(table))
+    for start in range(0, len(x), rows):
+        part = x[start : start + rows].double()
+        torch.argmax(torch.mm(part, wide, out=buffer[: len(part)]), 1, out=best[start : start + rows])
+    return best
+
+
+def _largest_traced(x: Tensor, table: Tensor) -> Tensor:
+    """The same where the number of rows may be unknown: the table is taken in parts instead."""
+    wide, width = x.double(), max(TRACED_WIDTH, -(-len(table) // TRACED_PARTS))
+    parts = [(wide @ part.double().t()).max(1) for part in table.split(width)]
+    values, codes = (torch.stack(each, 1) for each in zip(*parts, strict=True))
+    part = values.argmax(1, keepdim=True)
+    return (codes.gather(1, part) + part * width)[:, 0]
 
 
 class _SoftRows(torch.autograd.Function):
@@ -59,19 +77,24 @@ class _SoftRows(torch.autograd.Function):
         return F.embedding(index, table)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, table, index = ctx.saved_tensors
         to_x, to_table = torch.empty_like(x), torch.zeros_like(table)
         to_table.index_add_(0, index, gradient)
         rows = max(1, BUFFER // len(table))
-        for start in range(0, len(x), rows):
-            part, upstream = x[start : start + rows], gradient[start : start + rows]
-            p = torch.softmax(part @ table.t(), dim=1)
-            # d softmax: p (a - <p, a>), where a is the gradient that reaches p.
-            reached = upstream @ table.t()
-            slope = p * (reached - (p * reached).sum(1, keepdim=True))
-            to_x[start : start + rows] = slope @ table
-            to_table.addmm_(slope.t(), part)
+        # Every chunk writes the same three buffers.
+        buffers = [x.new_empty(min(rows, len(x)), len(table)) for _ in range(3)]
+        with torch.autocast(x.device.type, enabled=False):
+            for start in range(0, len(x), rows):
+                part, upstream = x[start : start + rows], gradient[start : start + rows]
+                logits, p, reached = (buffer[: len(part)] for buffer in buffers)
+                torch.softmax(torch.mm(part, table.t(), out=logits), 1, out=p)
+                # d softmax: p (a - <p, a>), where a is the gradient that reaches p.
+                slope = torch.mm(upstream, table.t(), out=reached).mul_(p)
+                slope.sub_(p.mul_(slope.sum(1, keepdim=True)))
+                torch.mm(slope, table, out=to_x[start : start + rows])
+                to_table.addmm_(slope.t(), part)
         return to_x, to_table, None
 
 
