@@ -202,7 +202,7 @@ def shares(repeat: int, pattern: str) -> Iterator[dict[str, Any]]:
         yield {
             "case": name,
             "ratio": rates[1] / rates[0],
-            "goal": 0.65,
+            "goal": 0.75,  # of a plain search; 0.65 was asked of a certified one, and there is no other here
             "peer": product,
             "ours": search,
             "peer_peak": None,
