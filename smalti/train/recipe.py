@@ -91,7 +91,9 @@ class Optimizer(Config):
         betas, eps, weight_decay: of Adam.
         decay_vectors: decay biases, norms and other tensors of one dimension too, as torch does.
         warmup: steps, from the stage's first on, also where the network joins later.
-        decay: what follows the warm-up.
+        start: share of `rate` at the first step of a warm-up; None for 1 / warmup.
+        hold: share of the steps behind the warm-up that keep `rate`.
+        decay: what follows.
         final: share of `rate` at the end of the stage.
         clip: largest norm of the gradient; None lets it be.
         rates: pattern of parameter names -> factor of the rate; the first that matches counts.
@@ -104,6 +106,8 @@ class Optimizer(Config):
     weight_decay: float = Field(0.0, ge=0)
     decay_vectors: bool = True
     warmup: int = Field(0, ge=0)
+    start: float | None = Field(None, ge=0, le=1)
+    hold: Share = 0.0
     decay: Decay = "constant"
     final: float = Field(0.0, ge=0, le=1)
     clip: float | None = Field(None, gt=0)

@@ -16,8 +16,13 @@ from smalti.errors import ConfigError
 Decay = Literal["constant", "cosine", "linear"]
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int, decay: Decay, final: float) -> float:
-    """Linear warm-up from 1/warmup to 1, then decay from 1 to `final` at the last step.
+def learning_rate_factor(
+    step: int, steps: int, warmup: int, decay: Decay, final: float, *, start: float | None = None, hold: float = 0.0
+) -> float:
+    """Linear warm-up, the full rate for a while, then decay to `final` at the last step.
+
+    FVQ's learning annealing is start=0.005, hold=0.3, decay="linear", final=0.01 ("Scalable Training for
+    Vector-Quantized Networks with 100% Codebook Utilization").
 
     Args:
         step: optimizer steps done, 0 .. steps - 1.
@@ -25,12 +30,15 @@ def learning_rate_factor(step: int, steps: int, warmup: int, decay: Decay, final
         warmup: steps of the warm-up.
         decay: the shape of what follows it.
         final: the factor that a decay ends at.
+        start: the factor of step 0, from where the factor reaches 1 at step `warmup`; None for (step + 1) / warmup.
+        hold: share of the steps behind the warm-up that keep the full rate.
     """
     if step < warmup:
-        return (step + 1) / warmup
+        return (step + 1) / warmup if start is None else start + (1 - start) * step / warmup
     progress = (step - warmup) / max(1, steps - 1 - warmup)
-    if decay == "constant":
+    if decay == "constant" or progress < hold:
         return 1.0
+    progress = (progress - hold) / (1 - hold)
     remaining = (1 + math.cos(math.pi * progress)) / 2 if decay == "cosine" else 1 - progress
     return final + (1 - final) * remaining
 
@@ -39,7 +47,8 @@ class Schedule(Config):
     """A number of the model or the objective that changes during a stage.
 
     Args:
-        target: dotted path below "model" or "objective", such as "model.quantizer.assign.temperature".
+        target: dotted path below "model" or "objective", such as "model.quantizer.assign.temperature" or
+            "model.quantizer.terms.0.weight".
         points: (step, value) in order of steps; before the first and after the last the value stays.
         between: how values pass from point to point.
     """
@@ -104,7 +113,8 @@ def _found(target: str, roots: Mapping[str, nn.Module]) -> tuple[object, str, fl
     root, *path, name = target.split(".")
     owner: object = roots[root]
     for part in path:
-        owner = getattr(owner, part, None)
+        listed = isinstance(owner, tuple | list) and part.isdigit() and int(part) < len(owner)
+        owner = owner[int(part)] if listed else getattr(owner, part, None)  # type: ignore[index]
     present = getattr(owner, name, None)
     if isinstance(present, bool) or not isinstance(present, int | float):
         raise ConfigError(f"schedule {target!r}: there is no number of that name")

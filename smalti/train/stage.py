@@ -85,7 +85,9 @@ class Work:
         values = apply_schedules(self.stage.schedules, roots, self.step)
         for name, optimizer in self.optimizers.items():
             plan = self.stage.optimizers[name]
-            factor = learning_rate_factor(self.step, self.stage.steps, plan.warmup, plan.decay, plan.final)
+            factor = learning_rate_factor(
+                self.step, self.stage.steps, plan.warmup, plan.decay, plan.final, start=plan.start, hold=plan.hold
+            )
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate * factor * group["factor"]
             values["rate" if name == MODEL else f"{name}_rate"] = plan.rate * factor
