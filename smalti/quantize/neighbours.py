@@ -356,12 +356,12 @@ def _decide(scores: Tensor, reach: Tensor, best: Tensor | None) -> tuple[Tensor,
     reach. Rows that are surely worse than `best`, what other codes reached, need no decision.
     """
     if scores.device.type == "cpu":
-        # numpy finds the maximum of a row many times faster than torch does on a CPU.
+        # On a CPU numpy finds the place of a row's maximum many times faster than torch, and faster than the maximum.
         view, lines = scores.numpy(), np.arange(len(scores))
         index = view.argmax(1)
         top = view[lines, index]
         view[lines, index] = -np.inf
-        near = view.max(1) >= top - 2 * reach.numpy()
+        near = view[lines, view.argmax(1)] >= top - 2 * reach.numpy()
         view[lines, index] = top
         if best is not None:
             near &= top >= best.numpy() - 2 * reach.numpy()
