@@ -35,5 +35,5 @@ $(VENV)/.demo: pyproject.toml
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.demo
-	$(BIN)/pip install --quiet -e ".[audio,demo,dev]"
+	$(BIN)/pip install --quiet -e ".[audio,demo,text,dev]"
 	touch $@

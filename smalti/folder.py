@@ -2,6 +2,7 @@
 
     config.json         format, kind, name, config, codes_hash, licence, extra facts
     model.safetensors   the tensors (EMA weights where there are any); float16 ones are read as float32
+    ...                 further files, where a system has any (tokenizer.json)
 
 Folders appear under their final name in one rename, so a reader never meets half of one.
 """
@@ -44,6 +45,7 @@ def write_folder(
     config: Mapping[str, Any],
     state: Mapping[str, Tensor],
     facts: Mapping[str, Any] | None = None,
+    assets: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Writes a folder atomically.
 
@@ -54,6 +56,7 @@ def write_folder(
         config: what `Config(**config)` rebuilds.
         state: tensors by name.
         facts: further entries of config.json (codes_hash, licence ...).
+        assets: further files by name.
 
     Raises:
         InputError: if something else lies at that path.
@@ -68,6 +71,8 @@ def write_folder(
         tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
         save_file(tensors, staged / MODEL_FILE)
         (staged / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
+        for asset, data in (assets or {}).items():
+            (staged / asset).write_bytes(data)
         (staged / MODEL_FILE).chmod(0o644)  # made private by the libraries that make temporary folders and files
         staged.chmod(0o755)
         if target.exists():

@@ -407,23 +407,12 @@ class NeuralTokenizer(Tokenizer, nn.Module):
         return self._hash(self.state_dict())
 
     def _hash(self, state: Mapping[str, Tensor]) -> str:
-        fields = _flattened(self.config.model_dump(mode="json"))
-        recipe = {
-            "name": self.name,
-            "config": {
-                name: value
-                for name, value in fields.items()
-                if not any(fnmatch(name, pattern) for pattern in (*TRAINING_FIELDS, *self.codeless_fields))
-            },
+        facts = {
             "preprocessing": self.preprocessing(),
             "options": {key: repr(value) for key, value in sorted(vars(self.encode_options()).items())},
         }
-        digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
-        for key in sorted(self._code_keys() & state.keys()):
-            tensor = as_float32(state[key]).detach().cpu().contiguous()
-            digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
+        deciding = {key: state[key] for key in self._code_keys() & state.keys()}
+        return codes_digest(self.name, self.config, (*TRAINING_FIELDS, *self.codeless_fields), facts, deciding)
 
     def _code_keys(self) -> set[str]:
         keys = set()
@@ -520,6 +509,40 @@ class NeuralTokenizer(Tokenizer, nn.Module):
         finally:
             for module in training:
                 module.training = True
+
+
+def codes_digest(
+    name: str,
+    config: Tokenizer.Config,
+    codeless_fields: Sequence[str],
+    facts: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> str:
+    """SHA-256 over what decides codes.
+
+    Args:
+        name: of the system.
+        config: its fields count, but for those that match one of `codeless_fields` (patterns of dotted names).
+        codeless_fields: fields that decide no code.
+        facts: what else decides codes, as plain data.
+        tensors: those that decide codes; floating ones count as float32.
+    """
+    fields = _flattened(config.model_dump(mode="json"))
+    recipe = {
+        "name": name,
+        "config": {
+            field: value
+            for field, value in fields.items()
+            if not any(fnmatch(field, pattern) for pattern in codeless_fields)
+        },
+        **facts,
+    }
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    for key in sorted(tensors):
+        tensor = as_float32(tensors[key]).detach().cpu().contiguous()
+        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

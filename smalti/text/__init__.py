@@ -1,0 +1,1 @@
+"""Text and other bytes: byte pair encoding, equal-information windows, frozen glyphs."""
