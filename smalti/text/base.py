@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Self, overload
 
 import numpy as np
 import torch
@@ -255,7 +256,7 @@ class TextTokenizer(Tokenizer):
             )
         tokens.check()
         values, offsets = tokens.ragged()
-        return [values[start:stop] for start, stop in zip(offsets, offsets[1:], strict=False)]
+        return [values[start:stop] for start, stop in pairwise(offsets)]
 
 
 def as_bytes(sample: Sample) -> bytes | memoryview:
