@@ -89,7 +89,7 @@ def train_language_model(
         layers: of the transformer; the defaults have 3.2 M body parameters.
         context: ids that a window holds.
         training_bytes: after how many bytes of text (the mean bytes of a token times the tokens seen) training ends.
-        embedding: (vocab, width): the input table to start from; where width < dim, rows are repeated dim / width times.
+        embedding: (vocab, width): the input table to start from; where width < dim, rows repeat dim / width times.
         frozen: the input table is not trained. The output head always is, and is never tied to the input.
 
     Raises:
