@@ -336,7 +336,8 @@ def rotary_table(positions: GridRotary, head_dim: int, context: int) -> Tensor:
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turns neighbouring pairs of (batch, heads, steps, head dim) by the angles of each step (steps, pairs, 2)."""
-    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    first, second = x.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = table.unbind(-1)
     turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return turned.flatten(-2).to(x.dtype)

@@ -16,7 +16,7 @@ import numpy as np
 
 from smalti.errors import ConfigError, InputError
 from smalti.text.base import IdArray
-from smalti.text.equal_info.model import BYTES, ByteArray, NextByte, WeightArray
+from smalti.text.equal_info.model import ByteArray, NextByte, WeightArray
 from smalti.text.equal_info.words import split_words
 
 FLOOR = 2.0**-23  # added to every probability: float32's epsilon

@@ -36,7 +36,14 @@ from smalti.text.equal_info.model import (
 FIXED_BITS = 30  # of fixed-point probabilities
 KEEP_BITS = 31  # of the share that a longer context leaves to a shorter one: at most a half, so that it fits int32
 NEVER = 2**62  # a depth that no window reaches
-ARRAYS = {"link": "int32", "keep": "int32", "first": "int32", "symbols": "uint8", "amounts": "int32", "targets": "int32"}
+ARRAYS = {
+    "link": "int32",
+    "keep": "int32",
+    "first": "int32",
+    "symbols": "uint8",
+    "amounts": "int32",
+    "targets": "int32",
+}
 Int32Array = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 
 
@@ -112,16 +119,15 @@ class CountModel(NextByte):
         )
 
     def weights(self, contexts: ByteArray) -> WeightArray:
-        return _weights_after(*self.arrays, np.ascontiguousarray(contexts, np.uint8))
+        return _weights_after(self.arrays, np.ascontiguousarray(contexts, np.uint8))
 
     def cursor(self) -> Cursor:
         return _CountCursor(self)
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """What the kernels take."""
-        depth = NEVER if self.longest is None else self.longest
-        return (*self.tensors().values(), self.shift, depth)
+        """What the kernels take: the six arrays, `shift` and `longest`."""
+        return (*self.tensors().values(), self.shift, NEVER if self.longest is None else self.longest)
 
     def tensors(self) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays by name, as they are saved."""
@@ -137,7 +143,8 @@ class CountModel(NextByte):
         types = {name: str(array.dtype) for name, array in tensors.items()}
         if types != ARRAYS or any(array.ndim != 1 for array in tensors.values()):
             raise CheckpointError(f"a count model has {ARRAYS}, got {types}")
-        model = cls(**tensors, longest=longest)
+        given: dict[str, Any] = dict(tensors)
+        model = cls(**given, longest=longest)
         if not model._whole():
             raise CheckpointError("the arrays of the count model do not fit together")
         return model
@@ -165,12 +172,11 @@ class _CountCursor(Cursor):
 
     @property
     def weights(self) -> WeightArray:
-        fill_weights(*self._arrays, self._node, self._depth, self._row)
+        fill_weights(self._arrays, self._node, self._depth, self._row)
         return self._row
 
     def push(self, byte: int) -> None:
-        link, _, first, symbols, _, targets, _, _ = self._arrays
-        self._node = step(link, first, symbols, targets, self._node, byte)
+        self._node = step(self._arrays, self._node, byte)
         self._depth += 1
 
 
@@ -259,10 +265,12 @@ def _nodes(levels: list[_Level], starts: Any, strings: Any, length: int) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def step(link: Any, first: Any, symbols: Any, targets: Any, node: int, byte: int) -> int:
-    """The node of the longest context after one more byte."""
+def step(model: Any, node: Any, byte: Any) -> Any:
+    """The node of the longest context after one more byte; `model` is `CountModel.arrays`."""
+    link, _, first, symbols, _, targets, _, _ = model
+    here = np.int64(node)
     while True:
-        low, end = first[node], first[node + 1]
+        low, end = first[here], first[here + 1]
         high = end
         while low < high:
             middle = (low + high) >> 1
@@ -272,23 +280,20 @@ def step(link: Any, first: Any, symbols: Any, targets: Any, node: int, byte: int
                 high = middle
         if low < end and symbols[low] == byte:
             return np.int64(targets[low])
-        if node == 0:
-            return np.int64(0)
-        node = np.int64(link[node])
+        if here == 0:
+            return here
+        here = np.int64(link[here])
 
 
 @njit(cache=True, nogil=True)
-def fill_weights(
-    link: Any, keep: Any, first: Any, symbols: Any, amounts: Any, targets: Any, shift: int, longest: int,
-    node: int, depth: int, row: Any,
-) -> None:  # fmt: skip
-    """Writes the weights at a node into row, (256,) int64."""
+def fill_weights(model: Any, node: Any, depth: Any, row: Any) -> None:
+    """Writes the weights at a node, at some depth of a window, into row: (256,), int64."""
+    link, keep, first, symbols, amounts, _, shift, longest = model
     if depth >= longest:
         row[:] = 1
         return
     path = np.empty(MAX_ORDER + 1, np.int64)
-    size = 1
-    path[0] = node
+    path[0], size = node, 1
     while path[size - 1] > 0:
         path[size] = link[path[size - 1]]
         size += 1
@@ -305,15 +310,11 @@ def fill_weights(
 
 
 @njit(cache=True, nogil=True)
-def _weights_after(
-    link: Any, keep: Any, first: Any, symbols: Any, amounts: Any, targets: Any, shift: int, longest: int, contexts: Any
-) -> Any:
+def _weights_after(model: Any, contexts: Any) -> Any:
     rows = np.empty((contexts.shape[0], BYTES), np.int64)
     for index in range(contexts.shape[0]):
         node = np.int64(0)
         for place in range(contexts.shape[1]):
-            node = step(link, first, symbols, targets, node, contexts[index, place])
-        fill_weights(
-            link, keep, first, symbols, amounts, targets, shift, longest, node, contexts.shape[1], rows[index]
-        )
+            node = step(model, node, contexts[index, place])
+        fill_weights(model, node, contexts.shape[1], rows[index])
     return rows

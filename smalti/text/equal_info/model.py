@@ -1,7 +1,7 @@
 """Models of the next byte, as the coders see them: 256 positive integers, given the bytes of the window so far.
 
-    NextByte.weights(contexts (batch, depth)) ──► (batch, 256)        many windows at once, of one length: builds tables
-    NextByte.cursor() ──► Cursor: weights, push(byte)                 one window, byte by byte: codes text
+NextByte.weights(contexts (batch, depth)) ──► (batch, 256)        many windows at once, of one length: builds tables
+NextByte.cursor() ──► Cursor: weights, push(byte)                 one window, byte by byte: codes text
 """
 
 from __future__ import annotations

@@ -88,7 +88,9 @@ def _greedy_window(text: list[int], start: int, cursor: Cursor, bits: int, preci
     else:
         stop = len(text)
     if stop == start:
-        raise ConfigError(f"the code of byte {text[start]} alone has more than {bits} bits: choose more, or another model")
+        raise ConfigError(
+            f"the code of byte {text[start]} alone has more than {bits} bits: choose more, or another model"
+        )
     return int("".join(map(str, code)), 2) << (bits - len(code)), stop - start
 
 
@@ -202,7 +204,7 @@ class NativeWindowEncoder:
         """The windows that ended."""
         text = np.frombuffer(data, np.uint8)
         words, lengths = np.empty(len(text), np.int64), np.empty(len(text), np.int64)
-        count = _encode(*self._arrays, self._root, self._state, text, self.bits, words, lengths)
+        count = _encode(self._arrays, self._root, self._state, text, self.bits, words, lengths)
         return Windows(words[:count].astype(word_type(self.bits)), lengths[:count].copy())
 
     def finish(self) -> Windows:
@@ -219,7 +221,7 @@ def _decode_native(words: WordArray, model: CountModel, bits: int) -> bytes:
     given, done, parts = words.astype(np.int64), 0, list[bytes]()
     out = np.empty(OUTPUT, np.uint8)
     while True:
-        done, size = _decode(*model.arrays, root, state, given, done, bits, out)
+        done, size = _decode(model.arrays, root, state, given, done, bits, out)
         parts.append(out[:size].tobytes())
         if done == len(given):
             return b"".join(parts)
@@ -231,28 +233,22 @@ def _below(model: CountModel) -> WeightArray:
 
 
 @njit(cache=True, nogil=True)
-def _part(others: int, below: int, total: int) -> int:
+def _part(others: Any, below: Any, total: Any) -> Any:
     """others * below // total, without a product that 64 bits can't hold: others < 2^62, below <= total < 2^31."""
     return others // total * below + others % total * below // total
 
 
 @njit(cache=True, nogil=True)
-def _below_at(
-    link: Any, keep: Any, first: Any, symbols: Any, amounts: Any, targets: Any, shift: int, longest: int,
-    node: int, depth: int, below: Any,
-) -> None:  # fmt: skip
+def _fill_below(model: Any, node: Any, depth: Any, below: Any) -> None:
     """Writes cumulative weights into below, (257,)."""
     below[0] = 0
-    fill_weights(link, keep, first, symbols, amounts, targets, shift, longest, node, depth, below[1:])
+    fill_weights(model, node, depth, below[1:])
     for byte in range(BYTES):
         below[byte + 1] += below[byte]
 
 
 @njit(cache=True, nogil=True)
-def _encode(
-    link: Any, keep: Any, first: Any, symbols: Any, amounts: Any, targets: Any, shift: int, longest: int,
-    root: Any, state: Any, text: Any, bits: int, words: Any, lengths: Any,
-) -> int:  # fmt: skip
+def _encode(model: Any, root: Any, state: Any, text: Any, bits: Any, words: Any, lengths: Any) -> Any:
     """Goes on from `state` (low, size, node, depth); gives the number of windows that ended."""
     low, size, node, depth = state
     below = np.zeros(BYTES + 1, np.int64)
@@ -261,7 +257,7 @@ def _encode(
         byte = np.int64(text[index])
         start, stop = np.int64(0), np.int64(0)
         if depth > 0 and size > 1:
-            _below_at(link, keep, first, symbols, amounts, targets, shift, longest, node, depth, below)
+            _fill_below(model, node, depth, below)
             start = _part(size - 1, below[byte], below[BYTES])
             stop = _part(size - 1, below[byte + 1], below[BYTES])
         if start == stop:
@@ -275,17 +271,14 @@ def _encode(
             stop = byte + 1 + _part(others, root[byte + 1], root[BYTES])
         low += 1 + start
         size = stop - start
-        node = step(link, first, symbols, targets, node, byte)
+        node = step(model, node, byte)
         depth += 1
     state[0], state[1], state[2], state[3] = low, size, node, depth
     return count
 
 
 @njit(cache=True, nogil=True)
-def _decode(
-    link: Any, keep: Any, first: Any, symbols: Any, amounts: Any, targets: Any, shift: int, longest: int,
-    root: Any, state: Any, words: Any, done: int, bits: int, out: Any,
-) -> tuple[int, int]:  # fmt: skip
+def _decode(model: Any, root: Any, state: Any, words: Any, done: Any, bits: Any, out: Any) -> Any:
     """Goes on from word number `done` until all words or all of `out` are used; gives both."""
     low, size, node, depth = state
     below = np.zeros(BYTES + 1, np.int64)
@@ -302,7 +295,7 @@ def _decode(
             below[:] = root
             others, extra = others - BYTES, np.int64(1)
         else:
-            _below_at(link, keep, first, symbols, amounts, targets, shift, longest, node, depth, below)
+            _fill_below(model, node, depth, below)
         rank, byte, above = words[done] - low - 1, np.int64(0), np.int64(BYTES)
         while above - byte > 1:
             middle = (byte + above) >> 1
@@ -313,7 +306,7 @@ def _decode(
         start = byte * extra + _part(others, below[byte], below[BYTES])
         low += 1 + start
         size = (byte + 1) * extra + _part(others, below[byte + 1], below[BYTES]) - start
-        node = step(link, first, symbols, targets, node, byte)
+        node = step(model, node, byte)
         depth += 1
         out[used] = byte
         used += 1

@@ -32,7 +32,9 @@ def run(case: Case) -> dict[str, Tensor]:
         if kind == "exact":
             found = encode_windows(text, model, int(bits))
         else:
-            found = greedy_windows(text[: case.config.get("greedy_prefix_bytes", len(text))], model, int(bits), PRECISION)
+            found = greedy_windows(
+                text[: case.config.get("greedy_prefix_bytes", len(text))], model, int(bits), PRECISION
+            )
         outputs[f"{kind}_b{bits}_words"] = torch.from_numpy(found.words.astype(np.int64))
         outputs[f"{kind}_b{bits}_lengths"] = torch.from_numpy(found.lengths)
     return outputs
