@@ -93,7 +93,7 @@ class AutoregressiveTransformer(Generator):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         width, ids = config.transformer.width, config.ids or config.needed_ids
-        self.embedding = nn.Embedding(ids, width)
+        self.embedding = self.make_embedding(ids, width)
         self.prefix: PrefixModule = config.condition.build(width)
         self.transformer = config.transformer.build()
         self.head = nn.Linear(width, ids, bias=False)
@@ -101,6 +101,10 @@ class AutoregressiveTransformer(Generator):
             part.apply(init_weights)
         if config.zero_head:
             nn.init.zeros_(self.head.weight)
+
+    def make_embedding(self, ids: int, width: int) -> nn.Embedding:
+        """The table of input vectors (ids, width); a subclass may have its own kind."""
+        return nn.Embedding(ids, width)
 
     @property
     def conditions(self) -> Mapping[str, Condition]:

@@ -45,7 +45,20 @@ class GridRotary(smalti.config.Config):
     zero_prefix: bool = False
 
 
-Positions = Annotated[LearnedPositions | GridRotary, Field(discriminator="type")]
+class Rotary(smalti.config.Config):
+    """Rotary positions of a sequence.
+
+    Args:
+        base: longest wavelength, in positions over 2 pi.
+        pairing: which dimensions of a head turn together: "neighbours", or "halves" (one of each half).
+    """
+
+    type: Literal["rotary"] = "rotary"
+    base: float = Field(10000.0, gt=1)
+    pairing: Literal["neighbours", "halves"] = "neighbours"
+
+
+Positions = Annotated[LearnedPositions | GridRotary | Rotary, Field(discriminator="type")]
 
 
 class KeyValueCache:
@@ -129,6 +142,8 @@ class Transformer(nn.Module):
                 raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
             if self.kv_heads is not None and self.heads % self.kv_heads:
                 raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+            if isinstance(self.positions, Rotary) and self.head_dim % 2:
+                raise ValueError(f"head dimension {self.head_dim} must be even for rotary positions")
             if isinstance(self.positions, GridRotary):
                 rows, columns = self.positions.grid
                 if self.head_dim % 4:
@@ -148,7 +163,7 @@ class Transformer(nn.Module):
         self.norm = make_norm(config)
         self.positions: nn.Parameter | None = None
         self.rotary: Tensor | None
-        if isinstance(config.positions, GridRotary):
+        if not isinstance(config.positions, LearnedPositions):
             table = rotary_table(config.positions, config.head_dim, config.context)
             self.register_buffer("rotary", table, persistent=False)
         else:
@@ -220,6 +235,7 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.kv_heads = config.kv_heads or config.heads
         self.dropout = config.attention_dropout
+        self.halves = isinstance(config.positions, Rotary) and config.positions.pairing == "halves"
         dim = config.head_dim
         self.qkv = nn.Linear(config.width, (self.heads + 2 * self.kv_heads) * dim, bias=config.bias)
         self.out = nn.Linear(config.width, config.width, bias=config.bias)
@@ -238,7 +254,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(batch, steps, self.heads + 2 * self.kv_heads, -1).transpose(1, 2)
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+            q, k = rotate(q, rotary, self.halves), rotate(k, rotary, self.halves)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         h = F.scaled_dot_product_attention(
@@ -320,10 +336,13 @@ def attention_mask(
     return ((mask & shown[:, None, :]) | (keys == queries))[:, None]
 
 
-def rotary_table(positions: GridRotary, head_dim: int, context: int) -> Tensor:
-    """Cosines and sines (context, head_dim / 2, 2) of each position: first the prefix, then the grid."""
+def rotary_table(positions: GridRotary | Rotary, head_dim: int, context: int) -> Tensor:
+    """Cosines and sines (context, head_dim / 2, 2) of each position; a grid comes after its prefix."""
+    if isinstance(positions, Rotary):
+        angles = torch.outer(torch.arange(context, dtype=torch.float32), _frequencies(positions.base, head_dim))
+        return torch.stack([angles.cos(), angles.sin()], dim=-1)
     rows, columns = positions.grid
-    frequencies = 1 / positions.base ** (torch.arange(0, head_dim // 2, 2, dtype=torch.float32) / (head_dim // 2))
+    frequencies = _frequencies(positions.base, head_dim // 2)
     by_row = torch.outer(torch.arange(rows, dtype=torch.float32), frequencies)[:, None].expand(-1, columns, -1)
     by_column = torch.outer(torch.arange(columns, dtype=torch.float32), frequencies)[None].expand(rows, -1, -1)
     angles = torch.cat([by_row, by_column], dim=-1).flatten(0, 1)
@@ -334,10 +353,20 @@ def rotary_table(positions: GridRotary, head_dim: int, context: int) -> Tensor:
     return torch.cat([prefix, table])
 
 
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turns neighbouring pairs of (batch, heads, steps, head dim) by the angles of each step (steps, pairs, 2)."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    first, second = x.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
+def _frequencies(base: float, dim: int) -> Tensor:
+    return 1 / base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+
+
+def rotate(x: Tensor, table: Tensor, halves: bool = False) -> Tensor:
+    """Turns pairs of (batch, heads, steps, head dim) by the angles of each step (steps, pairs, 2).
+
+    Args:
+        x: queries or keys.
+        table: as `rotary_table` gives it.
+        halves: a pair is one dimension of each half, not two neighbours.
+    """
+    pairs = x.float().unflatten(-1, (2, -1)).transpose(-1, -2) if halves else x.float().unflatten(-1, (-1, 2))
+    first, second = pairs.unbind(-1)
     cos, sin = table.unbind(-1)
     turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    return (turned.transpose(-1, -2) if halves else turned).flatten(-2).to(x.dtype)
