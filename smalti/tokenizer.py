@@ -141,6 +141,11 @@ class Tokenizer(ABC):
     def load(cls, folder: str | Path) -> Tokenizer:
         """Reads what `save` wrote."""
 
+    @property
+    @abstractmethod
+    def codes_hash(self) -> str:
+        """SHA-256 over everything that decides codes: two tokenizers with one hash give the same codes."""
+
     @classmethod
     @abstractmethod
     def example(cls, batch: int = 2, seed: int = 0) -> dict[str, Any]:

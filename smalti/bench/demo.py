@@ -23,7 +23,7 @@ from smalti.bench.photo_exhibit import PhotoExhibit
 from smalti.bench.report import Page, Table
 from smalti.bench.sound_exhibit import SoundExhibit
 from smalti.errors import InputError, MissingDependencyError, UnavailableError
-from smalti.store.media import media
+from smalti.store.media import considered
 from smalti.store.plan import find_inputs
 from smalti.tokenizer import NeuralTokenizer
 
@@ -118,7 +118,7 @@ def own_files(folder: Path, modality: str, limit: int) -> Source:
     Raises:
         InputError: if there are none.
     """
-    found = find_inputs([folder], media(modality).suffixes).inputs
+    found = find_inputs([folder], considered(modality)).inputs
     if not found:
         raise InputError(f"{folder} holds no file with an {modality} suffix")
     some = f"the first {limit} of {len(found)}" if len(found) > limit else str(len(found))

@@ -27,9 +27,9 @@ from smalti.bench.reconstruction import Criterion, Reconstructed, Tally, criteri
 from smalti.bench.report import Chart, Media, Panels, Part, Section, Swatches, Table
 from smalti.errors import InputError
 from smalti.store import TokenStore, decode_store, encode_paths, verify
-from smalti.store.decode import output_names
 from smalti.store.format import SHARDS
-from smalti.store.media import Sample, media
+from smalti.store.media import Sample, considered, media
+from smalti.store.places import output_names
 from smalti.store.plan import find_inputs
 from smalti.tokenizer import NeuralTokenizer
 from smalti.tokens import Tokens
@@ -149,7 +149,7 @@ class Exhibit(ABC):
         tell(f"{self.title}: decoding the store")
         tokens = TokenStore(store)
         decoded = self._decode(tokens, findings.problems)
-        inputs = find_inputs(self.source.paths, frozenset()).inputs
+        inputs = find_inputs(self.source.paths, considered(self.tokenizer.modality)).inputs
         for item in reconstruct(self.tokenizer, inputs, warm=True):
             findings.tally.add(item)
             if not isinstance(item, Reconstructed):

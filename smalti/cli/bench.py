@@ -78,11 +78,11 @@ def reconstruct(
     from smalti.bench.comparison import Plan, compare
     from smalti.bench.reconstruction import measure
     from smalti.bench.transcripts import read_transcripts
-    from smalti.cli.tokenizers import open_tokenizer
+    from smalti.cli.tokenizers import open_neural
 
     if threads is not None:
         torch.set_num_threads(threads)
-    models = [open_tokenizer(name, device) for name in dict.fromkeys(tokenizer)]
+    models = [open_neural(name, device) for name in dict.fromkeys(tokenizer)]
     inputs = [_files(model.modality, data, recursive, limit, glob) for model, _ in models]
     texts = {} if transcripts is None else read_transcripts(transcripts)
     rows, comparisons = [], []
@@ -152,17 +152,17 @@ def classical(
 
     from smalti.bench.comparison import Plan, compare, modality_of
     from smalti.bench.transcripts import read_transcripts
-    from smalti.cli.tokenizers import open_tokenizer
-    from smalti.store.plan import find_inputs
+    from smalti.cli.tokenizers import open_neural
+    from smalti.store.plan import by_suffix, find_inputs
 
     if threads is not None:
         torch.set_num_threads(threads)
-    models = [open_tokenizer(name, device) for name in dict.fromkeys(tokenizer or ())]
+    models = [open_neural(name, device) for name in dict.fromkeys(tokenizer or ())]
     if models:
         modality = models[0][0].modality
     else:
         modality = modality_of(
-            [each.id for each in find_inputs([data], _suffixes(), recursive=recursive, glob=glob).inputs]
+            [each.id for each in find_inputs([data], by_suffix(_suffixes()), recursive=recursive, glob=glob).inputs]
         )
     files = _files(modality, data, recursive, limit, glob)
     texts = {} if transcripts is None else read_transcripts(transcripts)
@@ -267,10 +267,10 @@ def _square(size: int | None, crop: int | None) -> Square | None:
 
 
 def _files(modality: str, data: Path, recursive: bool, limit: int | None, glob: str | None) -> list[Input]:
-    from smalti.store.media import media
+    from smalti.store.media import considered
     from smalti.store.plan import find_inputs
 
-    found = find_inputs([data], media(modality).suffixes, recursive=recursive, glob=glob)
+    found = find_inputs([data], considered(modality), recursive=recursive, glob=glob)
     if not found.inputs:
         kind = "an" if modality[0] in "aeiou" else "a"
         hint = "" if recursive else "; --recursive looks into sub-folders"

@@ -31,9 +31,9 @@ def command(
     Nothing is downloaded. Files that can't be read are reported and skipped; the exit code is then 1.
     """
     from smalti.bench.demo import demo_photos, demo_speech, own_files, run_demo
-    from smalti.cli.tokenizers import open_tokenizer
+    from smalti.cli.tokenizers import open_neural
 
-    tokenizers = [open_tokenizer(image_tokenizer), open_tokenizer(audio_tokenizer)]
+    tokenizers = [open_neural(image_tokenizer), open_neural(audio_tokenizer)]
     sources = [
         demo_photos() if images is None else own_files(images, "image", limit),
         demo_speech() if audio is None else own_files(audio, "audio", limit),

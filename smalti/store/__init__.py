@@ -1,17 +1,19 @@
 """Token stores: codes of many files on disk, written exactly once, readable by anything that reads Parquet."""
 
+from smalti.store.coder import Progress
 from smalti.store.decode import Decoded, decode_store
-from smalti.store.encode import Progress, encode_paths
-from smalti.store.format import Recipe
+from smalti.store.encode import encode_paths
+from smalti.store.format import ByteRecipe, SampleRecipe
 from smalti.store.reader import TokenDataset, TokenStore
 from smalti.store.verify import Again, Report, encode_again, verify
 
 __all__ = [
     "Again",
+    "ByteRecipe",
     "Decoded",
     "Progress",
-    "Recipe",
     "Report",
+    "SampleRecipe",
     "TokenDataset",
     "TokenStore",
     "decode_store",

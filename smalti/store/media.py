@@ -1,6 +1,8 @@
-"""Files of each modality as bulk encoding meets them: which suffixes count, how they are read and written.
+"""Files of each modality as bulk encoding meets them: which of a folder count, how they are read and written.
 
-Suffixes decide only whether a file is considered; its content decides which decoder reads it.
+picture, sound       by suffix; what a file holds decides which decoder reads it
+text                 by suffix, or by name where it has none (README, Makefile)
+executable           by its first bytes: ELF, PE, Mach-O
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ import torch
 from torch import Tensor
 
 from smalti.errors import UnavailableError, require
+from smalti.store.plan import by_suffix
+from smalti.text.io import is_executable, is_text
 
+BYTES: Mapping[str, Callable[[Path], bool]] = {"text": is_text, "executable": is_executable}
 Pixels = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
 
@@ -67,18 +72,30 @@ class Media:
     formats: tuple[str, ...]
 
 
-def media(modality: str) -> Media:
-    """The files of a modality.
+def considered(modality: str) -> Callable[[Path], bool]:
+    """Which files of a folder count. Files that a user names themselves always do.
 
     Raises:
-        UnavailableError: if files of that modality can't be read yet.
+        UnavailableError: if files of that modality can't be encoded yet.
+        MissingDependencyError: if what reads them is not installed.
+    """
+    if modality in BYTES:
+        return BYTES[modality]
+    return by_suffix(media(modality).suffixes)
+
+
+def media(modality: str) -> Media:
+    """The files of a modality that are decoded whole.
+
+    Raises:
+        UnavailableError: if files of that modality can't be.
         MissingDependencyError: if what reads them is not installed.
     """
     if modality == "image":
         return _image()
     if modality == "audio":
         return _audio()
-    raise UnavailableError(f"files of modality {modality!r} can't be encoded yet: image and audio can")
+    raise UnavailableError(f"files of modality {modality!r} can't be decoded into samples: image and audio can")
 
 
 def _image() -> Media:

@@ -24,7 +24,7 @@ from smalti.errors import ConfigError, InputError
 from smalti.image.io import read_image
 from smalti.image.photo import PhotoTokenizer
 from smalti.store.media import Square
-from smalti.store.plan import Input, find_inputs
+from smalti.store.plan import Input, by_suffix, find_inputs
 from tests.bench.conftest import tone
 from tests.bench.test_report import Outline
 from tests.image.files import noise
@@ -38,7 +38,7 @@ def quick_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def inputs_of(folder: Path) -> list[Input]:
-    return find_inputs([folder], frozenset({".png", ".wav"})).inputs
+    return find_inputs([folder], by_suffix({".png", ".wav"})).inputs
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ from smalti.errors import InputError, MissingDependencyError, UnavailableError
 from smalti.image.io import read_image, write_image
 from smalti.image.photo import PhotoTokenizer
 from smalti.store.media import Square, media
-from smalti.store.plan import Input, find_inputs
+from smalti.store.plan import Input, by_suffix, find_inputs
 from tests.bench.conftest import tone
 
 
 def inputs_of(folder: Path) -> list[Input]:
-    return find_inputs([folder], frozenset({".png", ".wav"})).inputs
+    return find_inputs([folder], by_suffix({".png", ".wav"})).inputs
 
 
 def test_quality_is_that_of_scikit_image(photos: Path, photo_tokenizer: PhotoTokenizer) -> None:

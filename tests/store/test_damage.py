@@ -15,7 +15,7 @@ from PIL import Image
 from smalti.errors import SmaltiError, StoreError
 from smalti.image.photo import PhotoTokenizer
 from smalti.store import TokenStore, encode_paths, verify
-from smalti.store import format as store_format
+from smalti.store import shard as shard_files
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_full_disk_is_a_clear_error_and_the_store_goes_on_later(
             if calls == k:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(store_format.os, "fsync", failing)
+        monkeypatch.setattr(shard_files.os, "fsync", failing)
         shutil.rmtree(store, ignore_errors=True)
         try:
             encode_paths([photos], store, tokenizer, reference="tiny", shard_size=5)

@@ -44,7 +44,9 @@ def test_the_reader_of_the_page_reads_a_store(photos: Path, tmp_path: Path, toke
 
 
 def test_the_reader_of_the_page_reads_packed_codes(tmp_path: Path) -> None:
-    from smalti.store.format import columns_of, to_table, write_shard
+    from smalti.store.format import columns_of
+    from smalti.store.shard import write_shard
+    from smalti.store.table import to_table
     from smalti.tokens import Tokens
 
     codes = torch.from_numpy(np.random.default_rng(0).integers(0, [2**40, 2**20], (1, 3, 2, 2)))

@@ -16,8 +16,8 @@ from smalti.audio.speech import SpeechCodec
 from smalti.errors import InputError, MissingDependencyError, StoreError
 from smalti.image.photo import PhotoTokenizer
 from smalti.store import Progress, TokenStore, decode_store, encode_paths, verify
-from smalti.store.decode import output_names
 from smalti.store.encode import writing
+from smalti.store.places import output_names
 
 
 def encode(folder: Path, store: Path, tokenizer: PhotoTokenizer, **options: object) -> Progress:

@@ -23,7 +23,7 @@ from smalti.image.photo import PhotoTokenizer
 from smalti.nn.transformer import Transformer
 from smalti.store import Progress, TokenDataset, TokenStore, decode_store, encode_again, encode_paths, verify
 from smalti.store.encode import writing
-from smalti.store.format import file_hash
+from smalti.store.shard import file_hash
 from smalti.tokens import Tokens
 
 
@@ -226,7 +226,9 @@ def test_an_id_never_leads_outside_the_folder(photos: Path, tmp_path: Path, toke
 
 
 def test_codes_columns_stay_within_five_percent_of_their_bits(tmp_path: Path) -> None:
-    from smalti.store.format import columns_of, to_table, write_shard
+    from smalti.store.format import columns_of
+    from smalti.store.shard import write_shard
+    from smalti.store.table import to_table
     from smalti.tokens import Tokens
 
     rng = np.random.default_rng(0)
@@ -245,7 +247,9 @@ def test_codes_columns_stay_within_five_percent_of_their_bits(tmp_path: Path) ->
 
 
 def test_streams_and_slots_of_any_width_come_back(tmp_path: Path) -> None:
-    from smalti.store.format import columns_of, from_row, read_shard, to_table, write_shard
+    from smalti.store.format import columns_of
+    from smalti.store.shard import read_shard, write_shard
+    from smalti.store.table import from_row, to_table
     from smalti.tokens import Stream, Tokens
 
     rng = np.random.default_rng(0)
