@@ -1,0 +1,261 @@
+"""Byte pair encoding in linear time, by backtracking.
+
+    position ──trie──► longest token ──fits its left neighbour?──► taken
+                           ▲ no: the next shorter ◄──┘   none fits: the left neighbour was wrong, one step back
+
+Three facts make it exact: a text has one encoding; parts of encodings are encodings; a sequence of tokens is the
+encoding of its text if every two neighbours are the encoding of theirs. They hold for every set of ranked rules.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from smalti.bpe.compiled import inlined, kernel
+from smalti.bpe.hashing import find, mix, table_of
+from smalti.bpe.ranks import NO_RANK, merge_long, merge_short
+from smalti.bpe.trie import NONE, longest, longest_of, trie_of
+from smalti.bpe.vocabulary import Merges
+from smalti.errors import InputError
+
+CACHE = 1 << 12  # remembered choices: what stays in the nearest caches
+LENGTH, SHORTER, RANK, LEFT, RIGHT, RUN = 0, 1, 2, 3, 4, 5  # columns of what kernels know of each token
+
+
+class Encoder:
+    """Encodes sequences of symbols; threads may share one.
+
+    Args:
+        merges: the vocabulary.
+
+    Attributes:
+        longest_token: symbols of the longest token that encodings can have.
+        unreachable: how many tokens that rules make no encoding has, because their own symbols encode otherwise.
+    """
+
+    def __init__(self, merges: Merges) -> None:
+        self.merges = merges
+        strings = merges.strings
+        lengths = strings.lengths
+        table = table_of(merges.keys, np.arange(len(merges), dtype=np.int32))
+        facts = _facts(merges)
+        symbols = merges.base[strings.symbols].astype(np.int32)
+        self._rules = (*table, merges.results, symbols, strings.offsets, merges.regular)
+        reachable = _reachable(facts, *self._rules)
+        self.unreachable = int(((lengths > 0) & ~reachable).sum())
+        self.longest_token = int(lengths[reachable].max(initial=1))
+        self._trie = trie_of(strings.symbols, strings.offsets, np.flatnonzero(reachable), max(1, len(merges.base)))
+        _note_shorter(facts, self._trie, strings.symbols, strings.offsets, reachable)
+        self._facts = facts
+        self._caches: deque[Any] = deque()
+        self._note_runs()
+
+    def encode(self, symbols: Any) -> Any:
+        """The tokens of a sequence.
+
+        Args:
+            symbols: one axis, uint8, uint16, uint32 or int32.
+
+        Returns:
+            int32 ids.
+
+        Raises:
+            InputError: if a symbol has no token.
+        """
+        try:
+            cache = self._caches.pop()
+        except IndexError:
+            cache = np.full((CACHE, 2), -1, np.int64)
+        count, out = _encode(symbols, self._trie, self._facts, cache, *self._rules)
+        self._caches.append(cache)
+        if count < 0:
+            self._refuse(symbols)
+        return out[:count]
+
+    def count(self, symbols: Any) -> int:
+        """The number of tokens of a sequence."""
+        return len(self.encode(symbols))
+
+    def by_rank(self, symbols: Any) -> Any:
+        """The same tokens, found as the encoding is defined: O(n log n)."""
+        parts = self.merges.base[symbols]
+        if (parts < 0).any():
+            self._refuse(symbols)
+        return parts[: merge_long(parts, *self._rules[:4])]
+
+    def fits(self, left: int, right: int) -> bool:
+        """Whether two tokens side by side are the encoding of their symbols."""
+        return bool(_fits(left, right, self._facts, *self._rules))
+
+    def _note_runs(self) -> None:
+        """Notes what long runs of each symbol consist of, at the longest token that such a run begins with.
+
+        In a run the longest token is nearly always wrong, which only the end of the run would tell.
+        """
+        if not self.merges.regular:
+            return
+        for symbol in np.flatnonzero(self.merges.base >= 0):
+            run = np.full(8 * self.longest_token, symbol, np.int32)
+            tokens = self.encode(run)
+            one, other = tokens[len(tokens) // 2 : len(tokens) // 2 + 2] if len(tokens) > 1 else (NONE, NONE)
+            longest_token = longest_of(self._trie, run)
+            if one == other and one not in (NONE, longest_token):
+                self._facts[longest_token, RUN] = one
+
+    def _refuse(self, symbols: Any) -> None:
+        known = np.zeros(int(symbols.max()) + 1, np.bool_)
+        known[np.flatnonzero(self.merges.base >= 0)[: len(known)]] = True
+        place = int(np.flatnonzero(~known[symbols])[0])
+        raise InputError(f"symbol {int(symbols[place])} at {place} has no token in this vocabulary")
+
+
+def _facts(merges: Merges) -> Any:
+    """(size, 8), int32: of each token its length, its rule's rank and parts; the rest comes later."""
+    facts = np.full((merges.size, 8), NONE, np.int32)
+    facts[:, LENGTH] = merges.strings.lengths
+    order = np.arange(len(merges))[::-1]  # of several rules of a token the first stays
+    made = merges.results[order]
+    facts[made, RANK] = order
+    facts[made, LEFT], facts[made, RIGHT] = merges.pairs[order].T
+    return facts
+
+
+@inlined
+def _fits_quickly(left: Any, right: Any, limit: Any, facts: Any, keys: Any, ranks: Any, sieve: Any) -> bool:
+    """Undoes merges on both sides of a border, last one first, and looks for a rule across it that comes before."""
+    while True:
+        across = find(keys, ranks, sieve, (np.int64(left) << 32) | right)
+        if 0 <= across < limit:
+            return False
+        one, other = facts[left, RANK], facts[right, RANK]
+        if one < 0 and other < 0:
+            return True
+        if one > other:
+            limit = np.int64(one)
+            left = facts[left, RIGHT]
+        else:  # of two equal rules the one across the border is further left than the right side's, so it comes first
+            limit = np.int64(other) + 1
+            right = facts[right, LEFT]
+
+
+@kernel
+def _fits_slowly(
+    left: int, right: int, keys: Any, ranks: Any, sieve: Any, results: Any, symbols: Any, offsets: Any
+) -> bool:
+    """Encodes the symbols of both by rank."""
+    one, other = offsets[left + 1] - offsets[left], offsets[right + 1] - offsets[right]
+    parts = np.empty(one + other, np.int32)
+    parts[:one] = symbols[offsets[left] : offsets[left + 1]]
+    parts[one:] = symbols[offsets[right] : offsets[right + 1]]
+    return merge_short(parts, parts.size, keys, ranks, sieve, results) == 2 and parts[0] == left and parts[1] == right
+
+
+@inlined
+def _fits(
+    left: int,
+    right: int,
+    facts: Any,
+    keys: Any,
+    ranks: Any,
+    sieve: Any,
+    results: Any,
+    symbols: Any,
+    offsets: Any,
+    regular: bool,
+) -> bool:
+    if regular:
+        return _fits_quickly(left, right, NO_RANK, facts, keys, ranks, sieve)
+    return _fits_slowly(left, right, keys, ranks, sieve, results, symbols, offsets)
+
+
+@kernel
+def _reachable(
+    facts: Any, keys: Any, ranks: Any, sieve: Any, results: Any, symbols: Any, offsets: Any, regular: bool
+) -> Any:
+    """Which tokens are the encoding of their own symbols; no other token is part of any encoding."""
+    reachable = np.zeros(len(facts), np.bool_)
+    for token in np.argsort(facts[:, RANK]):  # parts before what they make, where vocabularies are regular
+        length = facts[token, LENGTH]
+        if length <= 1:
+            reachable[token] = length == 1
+        elif regular:
+            left, right = facts[token, LEFT], facts[token, RIGHT]
+            limit = np.int64(facts[token, RANK])
+            whole = reachable[left] and reachable[right]
+            reachable[token] = whole and _fits_quickly(left, right, limit, facts, keys, ranks, sieve)
+        else:
+            parts = symbols[offsets[token] : offsets[token + 1]].copy()
+            reachable[token] = merge_short(parts, length, keys, ranks, sieve, results) == 1 and parts[0] == token
+    return reachable
+
+
+@kernel
+def _note_shorter(facts: Any, trie: Any, symbols: Any, offsets: Any, reachable: Any) -> None:
+    """The longest other token that each token begins with, or -1."""
+    for token in range(len(facts)):
+        if reachable[token]:
+            facts[token, SHORTER] = longest(trie, symbols, offsets[token], offsets[token + 1] - 1)
+
+
+@kernel
+def _choose(
+    left: int, candidate: int, cache: Any, facts: Any,
+    keys: Any, ranks: Any, sieve: Any, results: Any, symbols: Any, offsets: Any, regular: bool,
+) -> int:  # fmt: skip
+    """The first of a candidate and the tokens that it begins with, longest first, that fits on the left, or -1."""
+    key = (np.int64(left) << 32) | candidate
+    place = mix(key) & (len(cache) - 1)
+    if cache[place, 0] == key:
+        return cache[place, 1]
+    while candidate >= 0:
+        if _fits(left, candidate, facts, keys, ranks, sieve, results, symbols, offsets, regular):
+            break
+        candidate = facts[candidate, SHORTER]
+    cache[place, 0] = key
+    cache[place, 1] = candidate
+    return candidate
+
+
+@kernel
+def _encode(
+    text: Any, trie: Any, facts: Any, cache: Any,
+    keys: Any, ranks: Any, sieve: Any, results: Any, symbols: Any, offsets: Any, regular: bool,
+) -> Any:  # fmt: skip
+    """How many tokens there are, and the tokens; -1 if none spell the text."""
+    size = text.size
+    out = np.empty(size, np.int32)
+    dead = np.zeros(size + 1, np.bool_)  # positions where no encoding has a border
+    count, position = 0, 0
+    while position < size:
+        left = out[count - 1] if count > 0 else NONE
+        candidate = longest(trie, text, position, size)
+        usual = facts[candidate, RUN] if candidate >= 0 else NONE
+        if (
+            usual >= 0
+            and not dead[position + facts[usual, LENGTH]]
+            and (left == usual or left < 0 or _fits_quickly(left, usual, NO_RANK, facts, keys, ranks, sieve))
+        ):
+            candidate = usual
+        else:
+            while candidate >= 0:
+                if left >= 0 and not (regular and _fits_quickly(left, candidate, NO_RANK, facts, keys, ranks, sieve)):
+                    candidate = _choose(
+                        left, candidate, cache, facts, keys, ranks, sieve, results, symbols, offsets, regular
+                    )
+                if candidate < 0 or not dead[position + facts[candidate, LENGTH]]:
+                    break
+                candidate = facts[candidate, SHORTER]
+        if candidate >= 0:
+            out[count] = candidate
+            count += 1
+            position += facts[candidate, LENGTH]
+        elif count == 0:
+            return -1, out
+        else:
+            dead[position] = True
+            count -= 1
+            position -= facts[out[count], LENGTH]
+    return count, out

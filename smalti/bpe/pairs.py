@@ -1,0 +1,434 @@
+"""The pairs of neighbours that a trainer may merge: how often each stands in the corpus, where, and which is best.
+
+Pairs of existing tokens only ever become rarer. So nothing below a floor is kept: what lies below it can't be best as
+long as anything above remains, and when nothing does, the corpus is counted again with a lower floor. The less room
+there is for the places of pairs, the higher the floor and the more often that happens; what is best stays the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from smalti.bpe.compiled import inlined, kernel
+from smalti.bpe.corpus import BORDER, Corpus
+from smalti.bpe.hashing import EMPTY, mix
+
+DESCENT = 16  # a new floor is this part of the old one
+LARGEST_COUNT = 1 << 23  # places of a table that counts; with more pairs the corpus is read several times
+FILLED = 0.5  # of the room for places, after a recount
+UNINDEXED = np.int64(-1)
+KEY, COUNT, START, SIZE = 0, 1, 2, 3  # columns of the table of pairs
+
+
+class Pairs:
+    """Pairs of a corpus, best first: the most frequent, of equals the one with the smaller (left, right).
+
+    Args:
+        corpus: changed by merging.
+        lengths: (ids,): symbols of each token; the caller writes a token's before merging into it.
+        longest: symbols that a pair may have together.
+        least: pairs that are rarer are never merged.
+        room: how many places of pairs are kept in memory.
+    """
+
+    def __init__(self, corpus: Corpus, lengths: Any, longest: int, least: int, room: int) -> None:
+        self._corpus, self._lengths, self._longest, self._least = corpus, lengths, longest, least
+        self._places = np.empty(max(1, room), np.uint32)
+        self._used = 0
+        self._floor = 0
+        weighted = corpus.owners is not None
+        none = np.zeros(0, np.uint32), np.zeros(0, np.int64)
+        self._weights = (corpus.owners, corpus.weights, True) if weighted else (*none, False)
+        self._before = np.zeros((len(lengths), 2), np.int64)  # of each left neighbour: count and number of places
+        self._after = np.zeros((len(lengths), 2), np.int64)
+        self._table: Any = _blank(16)
+        self._heap: Any = np.empty((16, 2), np.int64)
+        self._heap_size = self._pairs = 0
+        self._recount(1)
+
+    def best(self) -> tuple[int, int, int] | None:
+        """(left, right, count) of the best pair, or None if none is frequent enough."""
+        while True:
+            self._heap_size, key, count = _best(self._heap, self._heap_size, self._table, self._floor)
+            if key >= 0:
+                return int(key >> 32), int(key & 0xFFFFFFFF), int(count)
+            if self._floor <= self._least:
+                return None
+            self._recount(max(self._least, self._floor // DESCENT))
+
+    def drop(self, left: int, right: int) -> None:
+        """Never offers a pair again, though it stays in the corpus."""
+        self._table[_row(self._table, _key(left, right)), COUNT] = 0
+
+    def merge(self, left: int, right: int, token: int, *, known: bool = False) -> int:
+        """Replaces a pair by a token, in every segment from left to right.
+
+        Args:
+            left, right: a pair that `best` gave.
+            token: what it becomes.
+            known: whether the token has been in the corpus before.
+
+        Returns:
+            How often it was replaced, by weight.
+        """
+        tokens = self._corpus.tokens
+        row = _row(self._table, _key(left, right))
+        start, size = self._table[row, START], self._table[row, SIZE]
+        places = _places_of(tokens, left, right) if start == UNINDEXED else self._places[start : start + size].copy()
+        self._table[row, COUNT] = 0
+        merged = _replace(tokens, places, left, right, token, *self._weights, self._table)
+        if known:  # its pairs with neighbours are not new, so their counts and places are not the last merge's alone
+            self._recount(self._floor)
+        else:
+            self._learn(token, places)
+        return int(merged)
+
+    def _learn(self, token: int, places: Any) -> None:
+        """Takes in the pairs of a new token that are frequent enough."""
+        tokens, before, after = self._corpus.tokens, self._before, self._after
+        _neighbours(tokens, places, token, *self._weights, self._lengths, self._longest, before, after)
+        new = _frequent(before, after, token, self._floor)
+        wanted = int(new[:, SIZE].sum())
+        if self._used + wanted > len(self._places):
+            before[:], after[:] = 0, 0
+            self._recount(self._floor)
+            return
+        new[:, START] = self._used + np.cumsum(new[:, SIZE]) - new[:, SIZE]
+        _point(new, token, before, after)
+        _index(tokens, places, token, before, after, self._places)
+        before[:], after[:] = 0, 0
+        self._used += wanted
+        self._insert(new)
+
+    def _insert(self, new: Any) -> None:
+        self._pairs += len(new)
+        if 2 * self._pairs > len(self._table):
+            self._table = _enlarged(self._table, 2 * self._pairs)
+        _insert(self._table, new)
+        if self._heap_size + len(new) > len(self._heap):
+            self._heap = np.concatenate([self._heap, np.empty_like(self._heap), np.empty((len(new), 2), np.int64)])
+        self._heap_size = _offer(self._heap, self._heap_size, new)
+
+    def _recount(self, floor: int) -> None:
+        """Counts all pairs of the corpus anew, keeps those that reach a floor, raised where room is short."""
+        corpus = self._corpus
+        corpus.squeeze()
+        if corpus.owners is not None:
+            self._weights = (corpus.owners, corpus.weights, True)
+        self._table, self._heap = _blank(16), np.empty((16, 2), np.int64)
+        self._used = self._heap_size = self._pairs = 0
+        kept = self._counted(floor)
+        kept = kept[np.argsort(-kept[:, COUNT], kind="stable")]
+        sizes = np.where(kept[:, SIZE] > FILLED * len(self._places), 0, kept[:, SIZE])
+        ends = np.cumsum(sizes)
+        fitting = int(np.searchsorted(ends, FILLED * len(self._places), side="right"))
+        top = int(kept[0, COUNT]) if len(kept) else 0
+        if fitting < len(kept):  # equally frequent pairs are kept or left together
+            floor = min(top, int(kept[fitting, COUNT]) + 1)
+        self._floor = max(floor, self._least, top // DESCENT)
+        count = int(np.searchsorted(-kept[:, COUNT], -self._floor, side="right"))
+        indexed = (sizes[:count] > 0) & (np.arange(count) < fitting)
+        kept = kept[:count]
+        kept[:, START] = np.where(indexed, ends[:count] - sizes[:count], UNINDEXED)
+        self._used = int(ends[:count][indexed].max(initial=0))
+        self._insert(kept)
+        _index_all(corpus.tokens, self._table, self._places)
+
+    def _counted(self, floor: int) -> Any:
+        """(pairs, 4): those that reach a floor. Counting takes several readings where they are too many for a table."""
+        parts = 1
+        while True:
+            found = []
+            for part in range(parts):
+                table = self._count(part, parts)
+                if table is None:
+                    break
+                found.append(table[(table[:, KEY] != EMPTY) & (table[:, COUNT] >= floor)])
+            else:
+                return np.concatenate(found)
+            parts *= 2
+
+    def _count(self, part: int, parts: int) -> Any:
+        """The table of a share of all pairs, or None if that is too small a share of them."""
+        table, begin, used = _blank(1 << 16), 1, 0
+        while True:
+            begin, used = _count(
+                self._corpus.tokens, begin, used, part, parts, *self._weights, self._lengths, self._longest, table
+            )
+            if begin < 0:
+                return table
+            if len(table) >= LARGEST_COUNT:
+                return None
+            table = _enlarged(table, 2 * len(table))
+
+
+@inlined
+def _key(left: Any, right: Any) -> Any:
+    return (np.int64(left) << 32) | np.int64(right)
+
+
+@kernel
+def _blank(places: int) -> Any:
+    table = np.zeros((places, 4), np.int64)
+    table[:, KEY] = EMPTY
+    return table
+
+
+@inlined
+def _row(table: Any, key: int) -> int:
+    """Where a key stands, or the free place where it would."""
+    mask = len(table) - 1
+    row = mix(key) & mask
+    while table[row, KEY] != key and table[row, KEY] != EMPTY:
+        row = (row + 1) & mask
+    return row
+
+
+@kernel
+def _enlarged(table: Any, least: int) -> Any:
+    size = len(table)
+    while size < least:
+        size *= 2
+    larger = _blank(size)
+    for old in range(len(table)):
+        if table[old, KEY] != EMPTY:
+            larger[_row(larger, table[old, KEY])] = table[old]
+    return larger
+
+
+@kernel
+def _insert(table: Any, new: Any) -> None:
+    for index in range(len(new)):
+        table[_row(table, new[index, KEY])] = new[index]
+
+
+# --- places of tokens ------------------------------------------------------------------------------------------------
+
+
+@inlined
+def _next(tokens: Any, place: int) -> int:
+    """The place of the token behind the one at a place."""
+    inside = tokens[place + 1]
+    return place - inside if inside < BORDER else place + 1
+
+
+@inlined
+def _previous(tokens: Any, place: int) -> int:
+    """The place of the token before the one at a place."""
+    inside = tokens[place - 1]
+    return place + inside if inside < BORDER else place - 1
+
+
+@kernel
+def _places_of(tokens: Any, left: int, right: int) -> Any:
+    """Where a pair stands, found by reading everything."""
+    count = 0
+    for place in range(1, tokens.size - 1):
+        count += tokens[place] == left and tokens[_next(tokens, place)] == right
+    places, count = np.empty(count, np.uint32), 0
+    for place in range(1, tokens.size - 1):
+        if tokens[place] == left and tokens[_next(tokens, place)] == right:
+            places[count] = place
+            count += 1
+    return places
+
+
+@kernel
+def _count(
+    tokens: Any, begin: int, used: int, part: int, parts: int, owners: Any, weights: Any, weighted: bool,
+    lengths: Any, longest: int, table: Any,
+) -> Any:  # fmt: skip
+    """Counts pairs of a squeezed corpus from a place on; (where it stopped because the table is full, or -1; pairs)."""
+    for place in range(begin, tokens.size - 1):
+        left, right = tokens[place], tokens[place + 1]
+        if left < 0 or right < 0 or lengths[left] + lengths[right] > longest:
+            continue
+        key = _key(left, right)
+        if parts > 1 and (mix(key) >> 40) & (parts - 1) != part:
+            continue
+        row = _row(table, key)
+        if table[row, KEY] == EMPTY:
+            if 2 * used >= len(table):
+                return place, used
+            table[row, KEY] = key
+            used += 1
+        table[row, COUNT] += weights[owners[place]] if weighted else 1
+        table[row, SIZE] += 1
+    return -1, used
+
+
+@kernel
+def _index_all(tokens: Any, table: Any, places: Any) -> None:
+    """Writes the places of all indexed pairs of a squeezed corpus."""
+    filled = np.zeros(len(table), np.int64)
+    for place in range(1, tokens.size - 1):
+        if tokens[place] < 0 or tokens[place + 1] < 0:
+            continue
+        row = _row(table, _key(tokens[place], tokens[place + 1]))
+        if table[row, KEY] != EMPTY and table[row, START] != UNINDEXED:
+            places[table[row, START] + filled[row]] = place
+            filled[row] += 1
+
+
+@kernel
+def _replace(
+    tokens: Any, places: Any, left: int, right: int, token: int, owners: Any, weights: Any, weighted: bool, table: Any
+) -> int:
+    """Merges a pair at its places, and takes its neighbours' pairs from their counts; gives the merged weight."""
+    merged = 0
+    for index in range(places.size):
+        place = np.int64(places[index])
+        if tokens[place] != left:
+            continue
+        partner = _next(tokens, place)
+        if tokens[partner] != right:
+            continue
+        weight = weights[owners[place]] if weighted else 1
+        before, after = _previous(tokens, place), _next(tokens, partner)
+        if tokens[before] >= 0:
+            row = _row(table, _key(tokens[before], left))
+            if table[row, KEY] != EMPTY:
+                table[row, COUNT] -= weight
+        if tokens[after] >= 0:
+            row = _row(table, _key(right, tokens[after]))
+            if table[row, KEY] != EMPTY:
+                table[row, COUNT] -= weight
+        span = place - after
+        tokens[place] = token
+        tokens[partner] = span
+        tokens[place + 1] = span
+        tokens[after - 1] = span
+        merged += weight
+    return merged
+
+
+@kernel
+def _neighbours(
+    tokens: Any, places: Any, token: int, owners: Any, weights: Any, weighted: bool, lengths: Any, longest: int,
+    before: Any, after: Any,
+) -> None:  # fmt: skip
+    """Counts the neighbours of a new token on both sides; of two new ones side by side, only the right one."""
+    for index in range(places.size):
+        place = np.int64(places[index])
+        if tokens[place] != token:
+            continue
+        weight = weights[owners[place]] if weighted else 1
+        left, right = tokens[_previous(tokens, place)], tokens[_next(tokens, place)]
+        if left >= 0 and left != token and lengths[left] + lengths[token] <= longest:
+            before[left, 0] += weight
+            before[left, 1] += 1
+        if right >= 0 and lengths[token] + lengths[right] <= longest:
+            after[right, 0] += weight
+            after[right, 1] += 1
+
+
+@kernel
+def _frequent(before: Any, after: Any, token: int, floor: int) -> Any:
+    """(pairs, 4): the table's rows of a new token's pairs that reach the floor, without their starts."""
+    count = 0
+    for other in range(len(before)):
+        count += (before[other, 0] >= floor) + (after[other, 0] >= floor)
+    new = np.zeros((count, 4), np.int64)
+    count = 0
+    for other in range(len(before)):
+        if before[other, 0] >= floor:
+            new[count, KEY], new[count, COUNT], new[count, SIZE] = (
+                _key(other, token),
+                before[other, 0],
+                before[other, 1],
+            )
+            count += 1
+        if after[other, 0] >= floor:
+            new[count, KEY], new[count, COUNT], new[count, SIZE] = _key(token, other), after[other, 0], after[other, 1]
+            count += 1
+    return new
+
+
+@kernel
+def _point(new: Any, token: int, before: Any, after: Any) -> None:
+    """Turns the neighbours' counts into where their pairs' places go, -1 for those that are not kept."""
+    before[:, 0] = UNINDEXED
+    after[:, 0] = UNINDEXED
+    for index in range(len(new)):
+        left, right = new[index, KEY] >> 32, new[index, KEY] & 0xFFFFFFFF
+        if left == token:
+            after[right, 0] = new[index, START]
+        else:
+            before[left, 0] = new[index, START]
+
+
+@kernel
+def _index(tokens: Any, places: Any, token: int, before: Any, after: Any, out: Any) -> None:
+    """Writes the places of a new token's pairs."""
+    for index in range(places.size):
+        place = np.int64(places[index])
+        if tokens[place] != token:
+            continue
+        previous = _previous(tokens, place)
+        left, right = tokens[previous], tokens[_next(tokens, place)]
+        if left >= 0 and left != token and before[left, 0] != UNINDEXED:
+            out[before[left, 0]] = previous
+            before[left, 0] += 1
+        if right >= 0 and after[right, 0] != UNINDEXED:
+            out[after[right, 0]] = place
+            after[right, 0] += 1
+
+
+# --- the heap --------------------------------------------------------------------------------------------------------
+
+
+@inlined
+def _better(one: Any, other: Any) -> bool:
+    return one[0] > other[0] or (one[0] == other[0] and one[1] < other[1])
+
+
+@kernel
+def _offer(heap: Any, size: int, new: Any) -> int:
+    """Puts rows of the table into a heap of (count, key)."""
+    entry = np.empty(2, np.int64)
+    for index in range(len(new)):
+        entry[0], entry[1] = new[index, COUNT], new[index, KEY]
+        place = size
+        while place > 0 and _better(entry, heap[(place - 1) >> 1]):
+            heap[place] = heap[(place - 1) >> 1]
+            place = (place - 1) >> 1
+        heap[place] = entry
+        size += 1
+    return size
+
+
+@kernel
+def _sink(heap: Any, size: int, entry: Any) -> None:
+    """Puts an entry in the place of the top."""
+    place = 0
+    while True:
+        child = 2 * place + 1
+        if child >= size:
+            break
+        if child + 1 < size and _better(heap[child + 1], heap[child]):
+            child += 1
+        if not _better(heap[child], entry):
+            break
+        heap[place] = heap[child]
+        place = child
+    heap[place] = entry
+
+
+@kernel
+def _best(heap: Any, size: int, table: Any, floor: int) -> Any:
+    """(size of the heap, best key or -1, its count). Entries remember counts of former times; they sink to today's."""
+    entry = np.empty(2, np.int64)
+    while size > 0:
+        count, key = heap[0, 0], heap[0, 1]
+        today = table[_row(table, key), COUNT]
+        if today == count and count >= floor:
+            return size, key, count
+        if today >= floor and today > 0:
+            entry[0], entry[1] = today, key
+        else:
+            size -= 1
+            entry[:] = heap[size]
+        _sink(heap, size, entry)
+    return size, np.int64(-1), np.int64(0)
