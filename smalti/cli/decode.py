@@ -18,7 +18,7 @@ def command(
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", "-t", help="Another name or folder with the same codes.")
     ] = None,
-    suffix: Annotated[str | None, typer.Option(help="png, jpg or webp; wav or flac.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Pictures, sounds: png, jpg or webp; wav or flac.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary for programs, and no progress.")] = False,
 ) -> None:

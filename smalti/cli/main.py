@@ -27,6 +27,7 @@ COMMANDS = {
     "decode": "Decode a token store back into files.",
     "verify": "Check a token store for damage, or its codes by encoding anew.",
     "convert": "Turn an officially published checkpoint into a Smalti folder.",
+    "text": "Train tokenizers of text and executables, count tokens, and see which are used.",
     "train": "Train a tokenizer from a recipe, or go on training one.",
     "bench": "Measure quality, codebook use, bits and speed.",
 }

@@ -45,7 +45,8 @@ def command(
         if report.unfinished:
             out.print(f"{report.unfinished} planned shards are not encoded yet: give the same encode command again")
         state = "NOT sound" if report.problems else "unfinished" if report.unfinished else "sound"
-        out.print(f"{report.shards} shards, {report.samples} samples: {state}")
+        rows = f" in {report.rows} rows" if report.rows != report.samples else ""
+        out.print(f"{report.shards} shards, {report.samples} samples{rows}: {state}")
         if repeated is not None:
             for line in repeated.unreadable:
                 out.print(f"can't be encoded anew: {line}", style="red", markup=False)

@@ -4,6 +4,7 @@ from smalti.store.coder import Progress
 from smalti.store.decode import Decoded, decode_store
 from smalti.store.encode import encode_paths
 from smalti.store.format import ByteRecipe, SampleRecipe
+from smalti.store.kinds import coder_class
 from smalti.store.reader import TokenDataset, TokenStore
 from smalti.store.verify import Again, Report, encode_again, verify
 
@@ -16,6 +17,7 @@ __all__ = [
     "SampleRecipe",
     "TokenDataset",
     "TokenStore",
+    "coder_class",
     "decode_store",
     "encode_again",
     "encode_paths",

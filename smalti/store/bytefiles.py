@@ -50,6 +50,7 @@ class ByteCoder(Coder):
     recipe_type = ByteRecipe
     format = ROWS_IN_PARTS
     limits = Limits(samples=4096, bytes=2**25)
+    in_bytes = True
 
     def __init__(self, tokenizer: TextTokenizer, recipe: ByteRecipe, workers: int | None) -> None:
         self.tokenizer, self.recipe = tokenizer, recipe

@@ -98,11 +98,13 @@ class Coder(ABC):
         recipe_type: of its stores.
         format: of the stores that it writes.
         limits: how much a shard takes, unless a caller says other.
+        in_bytes: whether work grows with the bytes of files rather than with their number.
     """
 
     recipe_type: ClassVar[type[Recipe]]
     format: ClassVar[int]
     limits: ClassVar[Limits]
+    in_bytes: ClassVar[bool]
 
     @classmethod
     def new_recipe(cls, name: str, asked: Mapping[str, Any]) -> Recipe:

@@ -45,6 +45,7 @@ class SampleCoder(Coder):
     recipe_type = SampleRecipe
     format = ONE_ROW_EACH
     limits = Limits(samples=512)
+    in_bytes = False
 
     def __init__(self, tokenizer: NeuralTokenizer, recipe: SampleRecipe, workers: int | None) -> None:
         self.tokenizer, self.recipe, self.workers = tokenizer, recipe, 1 if workers is None else workers

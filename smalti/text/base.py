@@ -72,18 +72,21 @@ class TextTokenizer(Tokenizer):
     """A tokenizer of bytes.
 
     Attributes:
-        lossless: whether decoding gives back every byte of any input; where it is False, the class says what is lost.
         codeless_fields: fields of Config that decide no code.
         vocab: the number of ids, as a tuple of one slot.
     """
 
     modality: ClassVar[str] = "text"
     outputs: ClassVar[tuple[str, ...]] = ("bytes", "text")
-    lossless: ClassVar[bool]
     codeless_fields: ClassVar[tuple[str, ...]] = ()
     vocab: tuple[int]
 
     # --- what a system fills in --------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def lossless(self) -> bool:
+        """Whether decoding gives back every byte of any input; where it is False, the class says what is lost."""
 
     @abstractmethod
     def stream_encoder(self) -> StreamEncoder:
@@ -109,6 +112,11 @@ class TextTokenizer(Tokenizer):
     def assets(self) -> dict[str, bytes]:
         """Further files of the saved folder, for other programs; loading does not need them."""
         return {}
+
+    @property
+    def unknown(self) -> int | None:
+        """The id that stands for what has no token; None where every input has one."""
+        return None
 
     # --- what users call -----------------------------------------------------------------------------------------
 
