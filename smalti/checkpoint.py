@@ -108,11 +108,14 @@ def unwrap(data: Any) -> tuple[dict[str, Tensor], str]:
         data: plain data, as read.
 
     Returns:
-        the state (key -> tensor) without prefixes that every key has, and which copy it was.
+        the state (key -> tensor) without prefixes that every key has, and which copy it was. A tensor alone is called
+        "tensor".
 
     Raises:
         CheckpointError: if no dictionary of tensors is found.
     """
+    if isinstance(data, Tensor):
+        return {"tensor": data}, "the tensor"
     if not isinstance(data, Mapping):
         raise CheckpointError(f"a checkpoint must hold a dictionary, this one holds a {type(data).__name__}")
     for wrapper in (*EMA_WRAPPERS, *WRAPPERS):
