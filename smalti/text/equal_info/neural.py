@@ -29,7 +29,7 @@ from smalti.text.equal_info.model import BYTES, SCALE_BITS, ByteArray, Cursor, N
 
 START = BYTES  # the id that every window begins with
 IGNORED = -100  # a target that cross-entropy leaves out
-BETAS, WEIGHT_DECAY, CLIP, WARM_UP = (0.9, 0.95), 0.1, 1.0, 100
+BETAS, WEIGHT_DECAY, CLIP, WARM_UP = (0.9, 0.95), 0.1, 1.0, 0.05
 
 
 class Training(smalti.config.Config):
@@ -144,7 +144,7 @@ def train_network(network: ByteTransformer, samples: Iterable[Sample], training:
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=training.rate, betas=BETAS, weight_decay=WEIGHT_DECAY, foreach=True
     )
-    warm_up = min(WARM_UP, training.steps)
+    warm_up = max(1, round(WARM_UP * training.steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm_up, 0.5 + 0.5 * np.cos(np.pi * step / training.steps))
     )
