@@ -32,6 +32,7 @@ class Encoder:
         merges: the vocabulary.
 
     Attributes:
+        lengths: (size,): symbols of each token.
         longest_token: symbols of the longest token that encodings can have.
         unreachable: how many tokens that rules make no encoding has, because their own symbols encode otherwise.
     """
@@ -39,7 +40,7 @@ class Encoder:
     def __init__(self, merges: Merges) -> None:
         self.merges = merges
         strings = merges.strings
-        lengths = strings.lengths
+        self.lengths = lengths = strings.lengths
         table = table_of(merges.keys, np.arange(len(merges), dtype=np.int32))
         facts = _facts(merges)
         symbols = merges.base[strings.symbols].astype(np.int32)
@@ -47,7 +48,8 @@ class Encoder:
         reachable = _reachable(facts, *self._rules)
         self.unreachable = int(((lengths > 0) & ~reachable).sum())
         self.longest_token = int(lengths[reachable].max(initial=1))
-        self._trie = trie_of(strings.symbols, strings.offsets, np.flatnonzero(reachable), max(1, len(merges.base)))
+        self._alphabet = max(1, len(merges.base))
+        self._trie = trie_of(strings.symbols, strings.offsets, np.flatnonzero(reachable), self._alphabet)
         _note_shorter(facts, self._trie, strings.symbols, strings.offsets, reachable)
         self._facts = facts
         self._caches: deque[Any] = deque()
@@ -65,6 +67,7 @@ class Encoder:
         Raises:
             InputError: if a symbol has no token.
         """
+        self._check(symbols)
         try:
             cache = self._caches.pop()
         except IndexError:
@@ -81,6 +84,7 @@ class Encoder:
 
     def by_rank(self, symbols: Any) -> Any:
         """The same tokens, found as the encoding is defined: O(n log n)."""
+        self._check(symbols)
         parts = self.merges.base[symbols]
         if (parts < 0).any():
             self._refuse(symbols)
@@ -105,10 +109,18 @@ class Encoder:
             if one == other and one not in (NONE, longest_token):
                 self._facts[longest_token, RUN] = one
 
+    def _check(self, symbols: Any) -> None:
+        """Kernels read beyond their arrays for a symbol outside the alphabet."""
+        kind = np.iinfo(symbols.dtype)
+        limited = kind.max < self._alphabet and kind.min >= 0
+        if len(symbols) and not limited and (int(symbols.min()) < 0 or int(symbols.max()) >= self._alphabet):
+            self._refuse(symbols)
+
     def _refuse(self, symbols: Any) -> None:
-        known = np.zeros(int(symbols.max()) + 1, np.bool_)
-        known[np.flatnonzero(self.merges.base >= 0)[: len(known)]] = True
-        place = int(np.flatnonzero(~known[symbols])[0])
+        inside = (symbols >= 0) & (symbols < len(self.merges.base))
+        known = inside.copy()
+        known[inside] = self.merges.base[symbols[inside]] >= 0
+        place = int(np.flatnonzero(~known)[0])
         raise InputError(f"symbol {int(symbols[place])} at {place} has no token in this vocabulary")
 
 

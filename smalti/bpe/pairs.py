@@ -16,7 +16,7 @@ from smalti.bpe.corpus import BORDER, Corpus
 from smalti.bpe.hashing import EMPTY, mix
 
 DESCENT = 16  # a new floor is this part of the old one
-LARGEST_COUNT = 1 << 23  # places of a table that counts; with more pairs the corpus is read several times
+FIRST_COUNT, LARGEST_COUNT = 1 << 16, 1 << 23  # places of a table that counts; with more pairs it counts them in parts
 FILLED = 0.5  # of the room for places, after a recount
 UNINDEXED = np.int64(-1)
 KEY, COUNT, START, SIZE = 0, 1, 2, 3  # columns of the table of pairs
@@ -152,7 +152,7 @@ class Pairs:
 
     def _count(self, part: int, parts: int) -> Any:
         """The table of a share of all pairs, or None if that is too small a share of them."""
-        table, begin, used = _blank(1 << 16), 1, 0
+        table, begin, used = _blank(FIRST_COUNT), 1, 0
         while True:
             begin, used = _count(
                 self._corpus.tokens, begin, used, part, parts, *self._weights, self._lengths, self._longest, table
