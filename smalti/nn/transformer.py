@@ -365,7 +365,8 @@ def rotate(x: Tensor, table: Tensor, halves: bool = False) -> Tensor:
         table: as `rotary_table` gives it.
         halves: a pair is one dimension of each half, not two neighbours.
     """
-    pairs = x.float().unflatten(-1, (2, -1)).transpose(-1, -2) if halves else x.float().unflatten(-1, (-1, 2))
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    pairs = wide.unflatten(-1, (2, -1)).transpose(-1, -2) if halves else wide.unflatten(-1, (-1, 2))
     first, second = pairs.unbind(-1)
     cos, sin = table.unbind(-1)
     turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import smalti.config
 from smalti.errors import InputError
-from smalti.nn.transformer import GridRotary, KeyValueCache, Transformer, init_weights
+from smalti.nn.transformer import KeyValueCache, Rotary, Transformer, init_weights
 from smalti.text.base import Sample, as_bytes
 from smalti.text.equal_info.model import BYTES, SCALE_BITS, ByteArray, Cursor, NextByte, WeightArray
 
@@ -63,7 +63,7 @@ class ByteTransformer(nn.Module):
         super().__init__()
         config = Transformer.Config(
             width=width, layers=layers, heads=heads, hidden=4 * width, context=longest, norm="rms", bias=False,
-            positions=GridRotary(grid=(longest, 1)),
+            positions=Rotary(),
         )  # fmt: skip
         self.embedding = nn.Embedding(BYTES + 1, width)
         self.body = Transformer(config)
