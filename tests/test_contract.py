@@ -10,7 +10,9 @@ from torch import Tensor
 
 from smalti.image.photo import PhotoTokenizer
 from smalti.systems import entry_class, list_systems
-from smalti.testing import check_generator, check_tokenizer
+from smalti.testing import check_generator, check_text_tokenizer, check_tokenizer
+from tests.text.broken import BROKEN
+from tests.text.runs import RunTokenizer
 
 WORKING = {record.name: record for record in list_systems(status="works")}
 CHECKS = {"tokenizer": check_tokenizer, "generator": check_generator}
@@ -51,3 +53,23 @@ def test_the_check_finds_what_breaks_the_contract(
     monkeypatch.setattr(PhotoTokenizer.Config, "build", lambda config: system(config))
     with pytest.raises(AssertionError):
         check_tokenizer(system)
+
+
+def test_a_sound_tokenizer_of_bytes_passes() -> None:
+    check_tokenizer(RunTokenizer)
+    check_text_tokenizer(RunTokenizer.Config(seed=5).build())
+
+
+@pytest.mark.parametrize("system", BROKEN)
+def test_the_check_finds_broken_tokenizers_of_bytes(
+    system: type[RunTokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = RunTokenizer.Config.build
+    monkeypatch.setattr(RunTokenizer.Config, "build", lambda config: system(config, build(config).order))
+    with pytest.raises(AssertionError):
+        check_tokenizer(system)
+
+
+def test_a_class_of_no_known_kind_is_refused() -> None:
+    with pytest.raises(TypeError, match="neither"):
+        check_tokenizer(dict)  # type: ignore[arg-type]

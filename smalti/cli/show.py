@@ -1,8 +1,10 @@
-"""`smalti show NAME`: everything the table says about one system."""
+"""`smalti show NAME`: everything the table says about one system, or a saved folder about itself."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -11,12 +13,18 @@ from rich.table import Table
 from smalti import systems
 from smalti.cli.output import console, print_json
 
+if TYPE_CHECKING:
+    from smalti.tokenizer import Tokenizer
+
 
 def command(
-    name: Annotated[str, typer.Argument(help="A name that `smalti list` prints.")],
+    name: Annotated[str, typer.Argument(help="A name that `smalti list` prints, or a saved folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the record for programs.")] = False,
 ) -> None:
-    """Show one system: paper, repository, checkpoints, licences, and how to load it."""
+    """Show one system: paper, repository, checkpoints, licences, and how to load it; or what a saved folder holds."""
+    if systems.is_folder(name):
+        _show_folder(Path(name), as_json)
+        return
     record = systems.find(name)
     if as_json:
         print_json(record.to_dict())
@@ -25,7 +33,7 @@ def command(
     out.print(f"[bold]{record.name}[/]  {escape(record.title)} ({record.year})")
     out.print(escape(record.summary), end="\n\n")
     facts = Table.grid(padding=(0, 2))
-    for label, value in _facts(record):
+    for label, value in (*_facts(record), *_ids_of(record)):
         facts.add_row(f"[bold]{label}[/]", escape(value))
     out.print(facts)
     for checkpoint in record.weights:
@@ -59,3 +67,41 @@ def _how_to_load(record: systems.Record) -> str:
     if record.weights:
         return f"smalti.load({record.name!r}, checkpoint=FILE), after downloading one of those below"
     return f"smalti.create({record.name!r}), random weights"
+
+
+def _ids_of(record: systems.Record) -> Iterator[tuple[str, str]]:
+    """What only a tokenizer itself can say, where making one is cheap: those of bytes have no network."""
+    if record.kind == "tokenizer" and record.status == "works" and {"text", "executable"} & set(record.modality):
+        yield from _ids(systems.load(record.name) if record.ships else systems.create(record.name))
+
+
+def _ids(tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
+    from smalti.text.base import TextTokenizer
+
+    if isinstance(tokenizer, TextTokenizer):
+        yield "vocabulary", f"{tokenizer.vocab[0]} ids"
+        yield "lossless", "yes: every byte comes back" if tokenizer.lossless else "no: its class says what is lost"
+
+
+def _show_folder(folder: Path, as_json: bool) -> None:
+    from smalti.folder import read_header
+    from smalti.tokenizer import Tokenizer
+
+    header = read_header(folder)
+    facts: list[tuple[str, Any]] = [
+        ("system", header["name"]),
+        ("kind", header["kind"]),
+        ("licence", header.get("licence") or "not stated"),
+        ("codes hash", header.get("codes_hash") or "none"),
+        *((f"config.{name}", value) for name, value in header["config"].items()),
+    ]
+    found = systems.load(folder)
+    if isinstance(found, Tokenizer):
+        facts[2:2] = [("modality", found.modality), *_ids(found)]
+    if as_json:
+        print_json({**header, "modality": getattr(found, "modality", None)})
+        return
+    table = Table.grid(padding=(0, 2))
+    for label, value in facts:
+        table.add_row(f"[bold]{escape(label)}[/]", escape(str(value)))
+    console().print(table)

@@ -47,6 +47,7 @@ __all__ = [
     "create",
     "entry_class",
     "find",
+    "is_folder",
     "list_systems",
     "load",
     "load_official",
@@ -136,7 +137,7 @@ def load(name_or_folder: str | Path, *, checkpoint: str | Path | None = None) ->
     """
     if _is_name(name_or_folder):
         record = find(str(name_or_folder))
-    elif os.path.isfile(os.path.join(name_or_folder, "config.json")):
+    elif is_folder(name_or_folder):
         return _load_folder(Path(name_or_folder))
     elif os.path.exists(name_or_folder):
         raise InputError(
@@ -154,6 +155,11 @@ def load(name_or_folder: str | Path, *, checkpoint: str | Path | None = None) ->
 
     published = _choose(record, checkpoint)
     return load_official(record.name, fetch(published, record.name), published.config)
+
+
+def is_folder(name_or_folder: str | Path) -> bool:
+    """Whether `load` would take this for a saved folder."""
+    return not _is_name(name_or_folder) and os.path.isfile(os.path.join(name_or_folder, "config.json"))
 
 
 def load_official(name: str, path: str | Path, config: Mapping[str, Any] | None = None) -> Any:
