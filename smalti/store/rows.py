@@ -141,7 +141,9 @@ class RowReader:
                 self._told(len(block), time.monotonic() - began)
             yield ids, before, start + encoder.position
         before = start + encoder.position
-        yield self._checked(encoder.finish()), before, self.state.size
+        ids = self._checked(encoder.finish())
+        self._file.check()
+        yield ids, before, self.state.size
 
     def _checked(self, ids: IdArray) -> IdArray:
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocab:

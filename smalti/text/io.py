@@ -96,13 +96,13 @@ class ByteFile:
         self._file.close()
 
     def blocks(self, start: int = 0, size: int = BLOCK) -> Iterator[bytes]:
-        """Its bytes from `start` on.
+        """Its bytes from `start` on; blocks end at multiples of `size`, wherever the first begins.
 
         Raises:
             InputError: if the file changed since it was opened.
         """
         self._file.seek(start)
-        while block := self._file.read(size):
+        while block := self._file.read(size - start % size):
             start += len(block)
             yield block
         if start != self.state.size:
