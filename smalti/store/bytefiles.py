@@ -181,7 +181,7 @@ class _ChainEncoder:
             for index, shard in enumerate(chain):
                 if self.output.plans.path(shard) is None:
                     rows = rows or self._resumed(chain, index)
-                    self._piece(shard, rows, self._spans(chain[index:]))
+                    self._piece(chain, index, rows)
                 elif rows is not None:
                     rows.close()
                     rows = None
@@ -189,21 +189,19 @@ class _ChainEncoder:
             if rows is not None:
                 rows.close()
 
-    def _piece(self, shard: Shard, rows: RowReader, after: Sequence[Span]) -> None:
-        """Writes the shard of one piece: up to the row that the next one begins with, if that one is there already."""
+    def _piece(self, chain: Chain, index: int, rows: RowReader) -> None:
+        """Writes the shard of one piece: its rows may not reach into those of later pieces that are there already."""
+        shard, later = chain[index], self._spans(chain[index:])
         (each,), first = shard.inputs, rows.part
-        assert each.piece is not None
+        stop = later[0].first if later else None
+        followed = index + 1 < len(chain) and self.output.plans.path(chain[index + 1]) is not None
+        until = None if followed or each.piece is None else each.piece.until
         with self._writer(shard) as writer:
             groups = _RowGroups(writer, self.coder.column)
-            while not (rows.part == after[0].first if after else rows.reached(each.piece.until)):
-                ids = next(rows, None)
-                if ids is None:
-                    break
+            while rows.part != stop and not rows.reached(until) and (ids := next(rows, None)) is not None:
                 groups.add(each.id, rows.part - 1, ids)
-            if after and rows.part != after[0].first:
-                raise UnreadableError(
-                    f"{rows.part} rows came, but those after row {after[0].first} are encoded already"
-                )
+            if followed and stop is not None and rows.part != stop:
+                raise UnreadableError(f"{rows.part} rows came before row {stop}, which is encoded already")
             groups.flush()
             rows.check()
             if writer.rows:
