@@ -167,7 +167,8 @@ def load_official(name: str, path: str | Path, config: Mapping[str, Any] | None 
 
     Args:
         name: of a record.
-        path: a safetensors file, a pickle that can be read without running anything, or a folder that holds one.
+        path: a safetensors file, a pickle that can be read without running anything, or a folder that holds one. An
+            entry whose files are of other kinds (vocabularies) reads them itself, in `from_files`.
         config: the published configuration; by default the config.json beside the file, if there is one, else sizes
             are read off the tensors.
 
@@ -177,6 +178,8 @@ def load_official(name: str, path: str | Path, config: Mapping[str, Any] | None 
     from smalti.checkpoint import read_official
 
     entry = entry_class(find(name))
+    if hasattr(entry, "from_files"):
+        return entry.from_files(path)
     official = read_official(path)
     logging.getLogger("smalti").info("%s: %s", name, official.source)
     return entry.from_official(official.config if config is None else config, official.state)

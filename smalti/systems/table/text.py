@@ -47,15 +47,44 @@ RECORDS: tuple[Record, ...] = (
         weights=tuple(
             Checkpoint(
                 hub=f"Bochkov/bvv241-{name}",
-                file="normalized_embeddings_weights.pt",
+                file="tokenizer.json",
                 name=f"bvv241-{name}",
                 licence="Apache-2.0" if name == "max" else UNKNOWN,
+                note="its table, normalized_embeddings_weights.pt, lies beside it: give the folder that holds both"
+                + (". The vocabulary of Mistral-Nemo, over bytes: only its table is of this kind" * (name == "nemo")),
             )
             for name in ("max", "2-3", "nemo", "abs")
         ),
         licence_note="code: README read (one line), licence not found; also AVBochkov/PGT. Weights: the page "
         "bvv241-max read, the others not.",
+        status="works",
         summary="A Unicode-centred vocabulary whose embeddings are frozen pictures of its tokens.",
+        entry="smalti.text.visual_unicode:VisualUnicode",
+    ),
+    Record(
+        name="visual-unicode/lm",
+        title="Emergent Semantics Beyond Token Embeddings: Transformer LMs with Frozen Visual Unicode Representations",
+        year=2025,
+        paper="arXiv 2507.04886, TMLR 2025",
+        kind="generator",
+        modality=("text",),
+        repository="AVBochkov/Embeddings",
+        code_licence=UNKNOWN,
+        weights=tuple(
+            Checkpoint(hub=f"Bochkov/{name}", name=name, note="file names, and names of tensors, not read")
+            for name in (
+                "emergent-semantics-model-1024-float-335m",
+                "pro_bvv_en",
+                "pro_bvv_unfrozen",
+                *(f"{family}_bvv_{part}" for family in ("best", "max", "nemo") for part in ("ru", "zh", "moe")),
+                *(f"best_bvv_unfrozen_{part}" for part in ("ru", "zh")),
+                *(f"abs-bvv-{layers}" for layers in range(1, 7)),
+            )
+        ),
+        licence_note="code: README read (one line), licence not found; also AVBochkov/PGT. Weights: pages not read.",
+        status="works",
+        summary="A language model whose input table is frozen pictures of its tokens.",
+        entry="smalti.text.visual_unicode:VisualLanguageModel",
     ),
     Record(
         name="equal-info",

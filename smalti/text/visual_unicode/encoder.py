@@ -37,7 +37,7 @@ ByteArray = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 BLOCK = 1 << 18  # bytes that are worked on at once
 LONG_RUN = 4096  # symbols from which the second rule is worth its effort
 CODE_POINTS = 0x110000
-HALVES = (CODE_POINTS >> 10) + 1  # numbers that an escape is made of
+HALVES = CODE_POINTS >> 10  # numbers that an escape is made of
 MODES = {"unk": kernels.UNKNOWN, "surrogate-escape": kernels.ESCAPE, "byte": kernels.BYTE}
 
 

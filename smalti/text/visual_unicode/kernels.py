@@ -201,7 +201,7 @@ def _write_character(out: Any, count: int, code: int) -> int:
         out[count] = code - LONE
         return count + 1
     more = 0 if code < 0x80 else 1 if code < 0x800 else 2 if code < 0x10000 else 3
-    out[count] = code if more == 0 else ((0xF00 >> more) & 0xFF) | (code >> (6 * more))
+    out[count] = code if more == 0 else ((0xFF00 >> (more + 1)) & 0xFF) | (code >> (6 * more))
     for step in range(1, more + 1):
         out[count + step] = 0x80 | ((code >> (6 * (more - step))) & 0x3F)
     return count + more + 1

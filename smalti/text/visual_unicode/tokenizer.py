@@ -122,6 +122,10 @@ class VisualUnicode(TextTokenizer):
     def lossless(self) -> bool:
         return self.config.on_unk != "unk" and self.config.keep_specials
 
+    @property
+    def unknown(self) -> int | None:
+        return self.vocabulary.unknown if self.config.on_unk == "unk" else None
+
     # --- where vocabularies come from --------------------------------------------------------------------------------
 
     @classmethod
@@ -156,7 +160,8 @@ class VisualUnicode(TextTokenizer):
         Args:
             path: a folder (tokenizer.json, or vocab.json and merges.txt; normalized_embeddings_weights.pt), or one of
                 these files.
-            config: options; size, and components if there is a table, are replaced by what the files have.
+            config: options, by default those of the preset of that size; size, and components if there is a table, are
+                replaced by what the files have.
 
         Raises:
             CheckpointError: if the files are missing, damaged, or do not fit together.
@@ -188,13 +193,14 @@ class VisualUnicode(TextTokenizer):
     ) -> Self:
         if len(state) > 1:
             raise CheckpointError(f"a table is one tensor, these are {sorted(state)}")
-        config = (config or cls.Config()).replace(size=len(vocabulary))
-        for weight in state.values():
-            try:
-                return cls(config.replace(components=weight.shape[-1]), vocabulary, given_table(weight))
-            except (ConfigError, InputError) as error:
-                raise CheckpointError(f"the published table does not fit: {error}") from None
-        return cls(config, vocabulary)
+        dims = [weight.shape[-1] for weight in state.values()]
+        config = config or _preset_of(len(vocabulary), *dims)
+        try:
+            tables = [given_table(weight) for weight in state.values()]
+            fields = {"components": tables[0].dim} if tables else {}
+            return cls(config.replace(size=len(vocabulary), **fields), vocabulary, *tables)
+        except (ConfigError, InputError) as error:
+            raise CheckpointError(f"the published files do not fit together: {error}") from None
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 
@@ -309,9 +315,18 @@ class VisualUnicode(TextTokenizer):
         return {"x": ["".join(letters[place] for place in row).encode() for row in picks]}
 
 
-LARGE = VisualUnicode.Config(size=2 * BASIC, ngram_lengths=(2, 3, 4, 5), ngram_top=906, drawing=Drawing())
+MAX = VisualUnicode.Config(size=2 * BASIC, ngram_lengths=(2, 3, 4, 5), ngram_top=906, drawing=Drawing())
 VisualUnicode.presets = {
     "bvv241-2-3": VisualUnicode.Config(),
-    "bvv241-max": LARGE,
-    "bvv241-abs": LARGE.replace(drawing=Drawing(size=64), components=4096),
+    "bvv241-max": MAX,
+    "bvv241-abs": MAX.replace(drawing=Drawing(size=64), components=4096),
 }
+
+
+def _preset_of(size: int, dim: int | None = None) -> VisualUnicode.Config:
+    """The published configuration of a vocabulary, and of a table if there is one."""
+    for config in VisualUnicode.presets.values():
+        assert isinstance(config, VisualUnicode.Config)
+        if config.size == size and dim in (None, config.components):
+            return config
+    return VisualUnicode.Config()

@@ -12,6 +12,7 @@ Text is always that of the token, never of its id: most ids of surrogates are or
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ SPECIAL_NAMES = (
     "[FIM_MIDDLE]", "[FIM_SUFFIX]", "[FIM_PAD]", "[REPO_NAME]", "[FILE_SEP]",
 )  # fmt: skip
 UNKNOWN = "<unk>"
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +65,9 @@ class UnicodeVocabulary:
         if len(self.ids) != len(self.tokens):
             twice = [token for token, count in Counter(self.tokens).items() if count > 1]
             raise ConfigError(f"{len(twice)} tokens have several ids, such as {twice[0]!r}")
-        for token in self.tokens:
-            if not token or not is_text(token):
-                raise ConfigError(f"{token!r} can't be a token: it is empty, or holds half of a surrogate pair")
+        if "" in self.ids or not is_text("".join(self.tokens)):
+            wrong = next(token for token in self.tokens if not token or not is_text(token))
+            raise ConfigError(f"{wrong!r} can't be a token: it is empty, or holds half of a surrogate pair")
         named = [*self.pairs.ravel().tolist(), *self.specials, self.unknown]
         if named and not 0 <= min(named) <= max(named) < len(self.tokens):
             raise ConfigError(f"ids {min(named)}..{max(named)} are named in a vocabulary of {len(self.tokens)}")
@@ -179,6 +181,8 @@ class UnicodeVocabulary:
             raise CheckpointError(f"a vocabulary is {sorted(names)}, these are {sorted(tensors)}")
         try:
             text, ends = tensors["text"].numpy().tobytes(), tensors["ends"].tolist()
+            if ends[-1:] != [len(text)]:
+                raise ValueError(f"its strings end at {ends[-1:]} of {len(text)} bytes")
             tokens = tuple(text[start:end].decode() for start, end in zip([0, *ends], ends, strict=False))
             specials = tuple(tensors["specials"].tolist())
             return cls(tokens, tensors["pairs"].numpy(), specials, int(tensors["unknown"]))
@@ -242,7 +246,7 @@ def common_strings(vocabularies: Iterable[Iterable[str]], limit: int = BASIC) ->
 
 def is_text(string: str) -> bool:
     """Whether a string has a UTF-8 form: it holds no lone surrogate."""
-    return not any("\ud800" <= char <= "\udfff" for char in string)
+    return not SURROGATE.search(string)
 
 
 def _layout() -> dict[int, str]:
