@@ -176,25 +176,33 @@ class _ChainEncoder:
         self._tell(encoded=int(failed is None), failed=int(failed is not None))
 
     def _pieces(self, chain: Chain) -> None:
+        spans = [self._span(shard) for shard in chain]
+        stops = _next_firsts(spans)
         rows: RowReader | None = None
         try:
             for index, shard in enumerate(chain):
-                if self.output.plans.path(shard) is None:
-                    rows = rows or self._resumed(chain, index)
-                    self._piece(chain, index, rows)
-                elif rows is not None:
-                    rows.close()
+                if self.output.plans.path(shard) is not None:
+                    if rows is not None:
+                        rows.close()
                     rows = None
+                    continue
+                rows = rows or self._resumed(chain, spans[:index], spans)
+                followed = index + 1 < len(chain) and self.output.plans.path(chain[index + 1]) is not None
+                spans[index] = self._piece(shard, rows, stops[index], followed)
         finally:
             if rows is not None:
                 rows.close()
 
-    def _piece(self, chain: Chain, index: int, rows: RowReader) -> None:
-        """Writes the shard of one piece: its rows may not reach into those of later pieces that are there already."""
-        shard, later = chain[index], self._spans(chain[index:])
+    def _piece(self, shard: Shard, rows: RowReader, stop: int | None, followed: bool) -> Span | None:
+        """Writes the shard of one piece.
+
+        Args:
+            shard: of the piece.
+            rows: of the input, from where the piece begins.
+            stop: the first row that is encoded already, in a later shard.
+            followed: whether the next shard is done, so that all rows before `stop` belong to this one.
+        """
         (each,), first = shard.inputs, rows.part
-        stop = later[0].first if later else None
-        followed = index + 1 < len(chain) and self.output.plans.path(chain[index + 1]) is not None
         until = None if followed or each.piece is None else each.piece.until
         with self._writer(shard) as writer:
             groups = _RowGroups(writer, self.coder.column)
@@ -204,19 +212,22 @@ class _ChainEncoder:
                 raise UnreadableError(f"{rows.part} rows came before row {stop}, which is encoded already")
             groups.flush()
             rows.check()
+            mark, state = rows.mark, rows.state
+            span = Span(first, rows.part, mark.byte, mark.skip, state.size, state.mtime_ns)
             if writer.rows:
-                mark, state = rows.mark, rows.state
-                writer.commit(span=Span(first, rows.part, mark.byte, mark.skip, state.size, state.mtime_ns))
-        if not writer.rows:
-            self.output.without_rows(shard, [])
+                writer.commit(span=span)
         self._tell(codes=groups.codes)
+        if writer.rows:
+            return span
+        self.output.without_rows(shard, [])
+        return None
 
-    def _resumed(self, chain: Chain, index: int) -> RowReader:
-        """The rows of a long input, from where the pieces before this one ended."""
-        each, before = chain[0].inputs[0], self._spans(chain[:index])
-        rows = self.coder.reader(each, after=before[-1] if before else None, told=self._told)
-        for span in self._spans(chain):
-            if FileState(span.size, span.mtime_ns) != rows.state:
+    def _resumed(self, chain: Chain, before: Sequence[Span | None], spans: Sequence[Span | None]) -> RowReader:
+        """The rows of a long input, from where the pieces before ended."""
+        after = next((span for span in reversed(before) if span is not None), None)
+        rows = self.coder.reader(chain[0].inputs[0], after=after, told=self._told)
+        for span in spans:
+            if span is not None and FileState(span.size, span.mtime_ns) != rows.state:
                 rows.close()
                 raise UnreadableError(
                     f"the file changed since its first shards were encoded: {span.size} bytes written at "
@@ -224,11 +235,10 @@ class _ChainEncoder:
                 )
         return rows
 
-    def _spans(self, shards: Sequence[Shard]) -> list[Span]:
-        """Of the shards that are done and have rows."""
-        paths = [self.output.plans.path(shard) for shard in shards if self.output.plans.has_rows(shard)]
-        spans = [shard_span(path) for path in paths if path is not None]
-        return [span for span in spans if span is not None]
+    def _span(self, shard: Shard) -> Span | None:
+        """Of a shard that is done and has rows."""
+        path = self.output.plans.path(shard)
+        return shard_span(path) if path is not None and path.name == shard.file else None
 
     def _writer(self, shard: Shard) -> ShardWriter:
         return self.output.writer(shard, [self.coder.column])
@@ -245,6 +255,14 @@ class _ChainEncoder:
             self.progress.bytes += read
             self.progress.codes += codes
             self.progress.model_seconds += seconds
+
+
+def _next_firsts(spans: Sequence[Span | None]) -> list[int | None]:
+    """For every piece the first row that a later one has."""
+    firsts: list[int | None] = [None]
+    for span in reversed(spans):
+        firsts.append(firsts[-1] if span is None else span.first)
+    return firsts[:0:-1]
 
 
 class _RowGroups:
