@@ -98,6 +98,9 @@ RECORDS: tuple[Record, ...] = (
         weights=NONE_PUBLISHED,
         licence_note="nothing official was found",
         summary="Windows of text that an arithmetic coder compresses to equally many bits.",
+        status="works",
+        entry="smalti.text.equal_info.tokenizer:EqualInfoTokenizer",
+        ships=True,
     ),
     Record(
         name="word-pooled",
