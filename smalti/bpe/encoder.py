@@ -5,11 +5,16 @@
 
 Three facts make it exact: a text has one encoding; parts of encodings are encodings; a sequence of tokens is the
 encoding of its text if every two neighbours are the encoding of theirs. They hold for every set of ranked rules.
+
+Whether two neighbours fit is quick to tell where every token is made of parts that were made before it: undoing merges
+from the last to the first is then going back in time. Trained vocabularies are like that, also if several rules make
+one token; for others the symbols of both are encoded by rank.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +22,7 @@ import numpy as np
 from smalti.bpe.compiled import inlined, kernel
 from smalti.bpe.hashing import find, mix, table_of
 from smalti.bpe.ranks import NO_RANK, merge_long, merge_short
-from smalti.bpe.trie import NONE, longest, longest_of, trie_of
+from smalti.bpe.trie import NONE, exactly, longest, longest_of, trie_of
 from smalti.bpe.vocabulary import Merges
 from smalti.errors import InputError
 
@@ -30,6 +35,7 @@ class Encoder:
 
     Args:
         merges: the vocabulary.
+        whole: ids of further tokens and their symbols; `encode_pieces` gives them for pieces that are spelled so.
 
     Attributes:
         lengths: (size,): symbols of each token.
@@ -37,19 +43,21 @@ class Encoder:
         unreachable: how many tokens that rules make no encoding has, because their own symbols encode otherwise.
     """
 
-    def __init__(self, merges: Merges) -> None:
+    def __init__(self, merges: Merges, whole: Mapping[int, Sequence[int]] | None = None) -> None:
         self.merges = merges
         strings = merges.strings
         self.lengths = lengths = strings.lengths
-        table = table_of(merges.keys, np.arange(len(merges), dtype=np.int32))
+        table = table_of(merges.keys, merges.ranks)
         facts = _facts(merges)
         symbols = merges.base[strings.symbols].astype(np.int32)
-        self._rules = (*table, merges.results, symbols, strings.offsets, merges.regular)
-        reachable = _reachable(facts, *self._rules)
+        rules = (*table, merges.results, symbols, strings.offsets)
+        reachable, quick = _reachable(facts, *rules, merges.regular)
+        self._rules = (*rules, quick)
         self.unreachable = int(((lengths > 0) & ~reachable).sum())
         self.longest_token = int(lengths[reachable].max(initial=1))
         self._alphabet = max(1, len(merges.base))
         self._trie = trie_of(strings.symbols, strings.offsets, np.flatnonzero(reachable), self._alphabet)
+        self._whole, self._nothing = (_trie_of_strings(each, self._alphabet) for each in (whole or {}, {}))
         _note_shorter(facts, self._trie, strings.symbols, strings.offsets, reachable)
         self._facts = facts
         self._caches: deque[Any] = deque()
@@ -67,16 +75,22 @@ class Encoder:
         Raises:
             InputError: if a symbol has no token.
         """
-        self._check(symbols)
-        try:
-            cache = self._caches.pop()
-        except IndexError:
-            cache = np.full((CACHE, 2), -1, np.int64)
-        count, out = _encode(symbols, self._trie, self._facts, cache, *self._rules)
-        self._caches.append(cache)
-        if count < 0:
-            self._refuse(symbols)
-        return out[:count]
+        return self._encode(symbols, np.array([len(symbols)], np.int64), self._nothing)
+
+    def encode_pieces(self, symbols: Any, ends: Any) -> Any:
+        """The tokens of pieces one after another; none crosses the end of a piece.
+
+        Args:
+            symbols: of all pieces, as in `encode`.
+            ends: (pieces,): where each ends, ascending, int64.
+
+        Returns:
+            int32 ids.
+
+        Raises:
+            InputError: if a symbol has no token.
+        """
+        return self._encode(symbols, ends, self._whole)
 
     def count(self, symbols: Any) -> int:
         """The number of tokens of a sequence."""
@@ -99,7 +113,7 @@ class Encoder:
 
         In a run the longest token is nearly always wrong, which only the end of the run would tell.
         """
-        if not self.merges.regular:
+        if not self._rules[-1]:
             return
         for symbol in np.flatnonzero(self.merges.base >= 0):
             run = np.full(8 * self.longest_token, symbol, np.int32)
@@ -108,6 +122,18 @@ class Encoder:
             longest_token = longest_of(self._trie, run)
             if one == other and one not in (NONE, longest_token):
                 self._facts[longest_token, RUN] = one
+
+    def _encode(self, symbols: Any, ends: Any, whole: Any) -> Any:
+        self._check(symbols)
+        try:
+            cache = self._caches.pop()
+        except IndexError:
+            cache = np.full((CACHE, 2), -1, np.int64)
+        count, out = _encode(symbols, ends, self._trie, whole, self._facts, cache, *self._rules)
+        self._caches.append(cache)
+        if count < 0:
+            self._refuse(symbols)
+        return out[:count]
 
     def _check(self, symbols: Any) -> None:
         """Kernels read beyond their arrays for a symbol outside the alphabet."""
@@ -122,6 +148,18 @@ class Encoder:
         known[inside] = self.merges.base[symbols[inside]] >= 0
         place = int(np.flatnonzero(~known)[0])
         raise InputError(f"symbol {int(symbols[place])} at {place} has no token in this vocabulary")
+
+
+def _trie_of_strings(strings: Mapping[int, Sequence[int]], alphabet: int) -> Any:
+    """The trie of some tokens and their symbols; no place at all if there are none."""
+    if not strings:
+        return np.zeros((0, 4), np.int32)
+    lengths = np.zeros(max(strings) + 1, np.int64)
+    for token, symbols in strings.items():
+        lengths[token] = len(symbols)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    joined = np.concatenate([np.asarray(strings[token], np.int32) for token in sorted(strings)])
+    return trie_of(joined, offsets, np.array(sorted(strings)), alphabet)
 
 
 def _facts(merges: Merges) -> Any:
@@ -176,9 +214,9 @@ def _fits(
     results: Any,
     symbols: Any,
     offsets: Any,
-    regular: bool,
+    quick: bool,
 ) -> bool:
-    if regular:
+    if quick:
         return _fits_quickly(left, right, NO_RANK, facts, keys, ranks, sieve)
     return _fits_slowly(left, right, keys, ranks, sieve, results, symbols, offsets)
 
@@ -187,7 +225,8 @@ def _fits(
 def _reachable(
     facts: Any, keys: Any, ranks: Any, sieve: Any, results: Any, symbols: Any, offsets: Any, regular: bool
 ) -> Any:
-    """Which tokens are the encoding of their own symbols; no other token is part of any encoding."""
+    """Which tokens are the encoding of their own symbols, for no other token is part of any encoding; and whether all
+    of these were made of parts that were made before. Of several rules of a token, notes the one that makes it."""
     reachable = np.zeros(len(facts), np.bool_)
     for token in np.argsort(facts[:, RANK]):  # parts before what they make, where vocabularies are regular
         length = facts[token, LENGTH]
@@ -200,8 +239,17 @@ def _reachable(
             reachable[token] = whole and _fits_quickly(left, right, limit, facts, keys, ranks, sieve)
         else:
             parts = symbols[offsets[token] : offsets[token + 1]].copy()
-            reachable[token] = merge_short(parts, length, keys, ranks, sieve, results) == 1 and parts[0] == token
-    return reachable
+            if merge_short(parts, length, keys, ranks, sieve, results, 2) == 2:
+                rank = find(keys, ranks, sieve, (np.int64(parts[0]) << 32) | parts[1])
+                reachable[token] = rank >= 0 and results[rank] == token
+                if reachable[token]:
+                    facts[token, RANK], facts[token, LEFT], facts[token, RIGHT] = rank, parts[0], parts[1]
+    quick = True
+    for token in range(len(facts)):
+        if reachable[token] and facts[token, LENGTH] > 1:
+            before = max(facts[facts[token, LEFT], RANK], facts[facts[token, RIGHT], RANK])
+            quick = quick and before < facts[token, RANK]
+    return reachable, quick
 
 
 @kernel
@@ -215,7 +263,7 @@ def _note_shorter(facts: Any, trie: Any, symbols: Any, offsets: Any, reachable: 
 @kernel
 def _choose(
     left: int, candidate: int, cache: Any, facts: Any,
-    keys: Any, ranks: Any, sieve: Any, results: Any, symbols: Any, offsets: Any, regular: bool,
+    keys: Any, ranks: Any, sieve: Any, results: Any, symbols: Any, offsets: Any, quick: bool,
 ) -> int:  # fmt: skip
     """The first of a candidate and the tokens that it begins with, longest first, that fits on the left, or -1."""
     key = (np.int64(left) << 32) | candidate
@@ -223,7 +271,7 @@ def _choose(
     if cache[place, 0] == key:
         return cache[place, 1]
     while candidate >= 0:
-        if _fits(left, candidate, facts, keys, ranks, sieve, results, symbols, offsets, regular):
+        if _fits(left, candidate, facts, keys, ranks, sieve, results, symbols, offsets, quick):
             break
         candidate = facts[candidate, SHORTER]
     cache[place, 0] = key
@@ -233,41 +281,48 @@ def _choose(
 
 @kernel
 def _encode(
-    text: Any, trie: Any, facts: Any, cache: Any,
-    keys: Any, ranks: Any, sieve: Any, results: Any, symbols: Any, offsets: Any, regular: bool,
+    text: Any, ends: Any, trie: Any, whole: Any, facts: Any, cache: Any,
+    keys: Any, ranks: Any, sieve: Any, results: Any, symbols: Any, offsets: Any, quick: bool,
 ) -> Any:  # fmt: skip
-    """How many tokens there are, and the tokens; -1 if none spell the text."""
-    size = text.size
-    out = np.empty(size, np.int32)
-    dead = np.zeros(size + 1, np.bool_)  # positions where no encoding has a border
+    """How many tokens the pieces of a text have, and the tokens; -1 if none spell a piece."""
+    out = np.empty(text.size, np.int32)
+    dead = np.zeros(text.size + 1, np.bool_)  # positions where no encoding has a border
     count, position = 0, 0
-    while position < size:
-        left = out[count - 1] if count > 0 else NONE
-        candidate = longest(trie, text, position, size)
-        usual = facts[candidate, RUN] if candidate >= 0 else NONE
-        if (
-            usual >= 0
-            and not dead[position + facts[usual, LENGTH]]
-            and (left == usual or left < 0 or _fits_quickly(left, usual, NO_RANK, facts, keys, ranks, sieve))
-        ):
-            candidate = usual
-        else:
-            while candidate >= 0:
-                if left >= 0 and not (regular and _fits_quickly(left, candidate, NO_RANK, facts, keys, ranks, sieve)):
-                    candidate = _choose(
-                        left, candidate, cache, facts, keys, ranks, sieve, results, symbols, offsets, regular
-                    )
-                if candidate < 0 or not dead[position + facts[candidate, LENGTH]]:
+    for end in ends:
+        first, begin = count, position
+        while position < end:
+            left = out[count - 1] if count > first else NONE
+            candidate = longest(trie, text, position, end)
+            if len(whole) > 0 and position == begin and (candidate < 0 or position + facts[candidate, LENGTH] < end):
+                entire = exactly(whole, text, begin, end)
+                if entire >= 0:
+                    out[count], position = entire, end
+                    count += 1
                     break
-                candidate = facts[candidate, SHORTER]
-        if candidate >= 0:
-            out[count] = candidate
-            count += 1
-            position += facts[candidate, LENGTH]
-        elif count == 0:
-            return -1, out
-        else:
-            dead[position] = True
-            count -= 1
-            position -= facts[out[count], LENGTH]
+            usual = facts[candidate, RUN] if candidate >= 0 else NONE
+            if (
+                usual >= 0
+                and not dead[position + facts[usual, LENGTH]]
+                and (left == usual or left < 0 or _fits_quickly(left, usual, NO_RANK, facts, keys, ranks, sieve))
+            ):
+                candidate = usual
+            else:
+                while candidate >= 0:
+                    if left >= 0 and not (quick and _fits_quickly(left, candidate, NO_RANK, facts, keys, ranks, sieve)):
+                        candidate = _choose(
+                            left, candidate, cache, facts, keys, ranks, sieve, results, symbols, offsets, quick
+                        )
+                    if candidate < 0 or not dead[position + facts[candidate, LENGTH]]:
+                        break
+                    candidate = facts[candidate, SHORTER]
+            if candidate >= 0:
+                out[count] = candidate
+                count += 1
+                position += facts[candidate, LENGTH]
+            elif count == first:
+                return -1, out
+            else:
+                dead[position] = True
+                count -= 1
+                position -= facts[out[count], LENGTH]
     return count, out

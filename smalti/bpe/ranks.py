@@ -16,15 +16,16 @@ NO_RANK = np.int64(2**62)
 
 
 @kernel
-def merge_short(parts: Any, count: int, keys: Any, ranks: Any, sieve: Any, results: Any) -> int:
+def merge_short(parts: Any, count: int, keys: Any, ranks: Any, sieve: Any, results: Any, least: int = 1) -> int:
     """Merges parts[:count] in place and gives how many remain; quick for some dozens of them.
 
     Args:
         parts: tokens; only the first `count` are looked at.
         keys, ranks, sieve: the table of rules (pair -> rank).
         results: rank -> token.
+        least: stops when so many remain.
     """
-    while count > 1:
+    while count > least:
         best, place = NO_RANK, 0
         for index in range(count - 1):
             rank = find(keys, ranks, sieve, (np.int64(parts[index]) << 32) | parts[index + 1])

@@ -122,6 +122,18 @@ def longest(trie: Any, text: Any, start: int, stop: int) -> int:
     return best
 
 
+@inlined
+def exactly(trie: Any, text: Any, start: int, stop: int) -> int:
+    """The token that text[start:stop] spells, or -1."""
+    node = ROOT
+    for index in range(start, stop):
+        place = trie[node, BASE] + text[index]
+        if trie[place, PARENT] != node:
+            return NONE
+        node = place
+    return trie[node, TOKEN]
+
+
 @kernel
 def longest_of(trie: Any, text: Any) -> int:
     """The longest token that a text begins with, or -1."""

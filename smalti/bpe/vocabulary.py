@@ -56,6 +56,8 @@ class Merges:
         results: (merges,): what they become.
         counts: (merges,): how often each pair stood in the training data when it was merged; empty if not known.
         size: number of ids; by default one more than the largest.
+        tied: whether rules in a row that make the same token have the same rank, so that the leftmost place decides
+            between them, as in vocabularies that are ranks of strings (tiktoken).
 
     Raises:
         ConfigError: if an id is out of range, two rules have the same pair, or a rule uses a token that neither a
@@ -67,6 +69,7 @@ class Merges:
     results: IntArray
     counts: CountArray = field(default_factory=lambda: np.zeros(0, np.int64))
     size: int = -1
+    tied: bool = False
 
     def __post_init__(self) -> None:
         base, pairs, results = (np.ascontiguousarray(x, np.int32) for x in (self.base, self.pairs, self.results))
@@ -102,6 +105,16 @@ class Merges:
     def keys(self) -> CountArray:
         """(merges,): each pair as one number, left * 2^32 + right."""
         return (self.pairs[:, 0].astype(np.int64) << 32) | self.pairs[:, 1]
+
+    @property
+    def ranks(self) -> IntArray:
+        """(merges,): the rank of each rule, the number of the first that has it."""
+        own = np.arange(len(self), dtype=np.int32)
+        if not self.tied:
+            return own
+        first = np.ones(len(self), np.bool_)
+        first[1:] = self.results[1:] != self.results[:-1]
+        return np.maximum.accumulate(np.where(first, own, 0)).astype(np.int32)
 
     @cached_property
     def strings(self) -> Strings:
@@ -139,7 +152,7 @@ class Merges:
     def regular(self) -> bool:
         """Whether every result has one rule, whose rank is above those of the rules of its parts.
 
-        That holds for what a trainer gives. The quick test of neighbours needs it; other vocabularies take a slower.
+        That holds for what a trainer gives. Encoders work out how the tokens of other vocabularies are made.
         """
         if len(np.unique(self.results)) != len(self.results):
             return False
@@ -150,7 +163,7 @@ class Merges:
 
     def first(self, merges: int) -> Merges:
         """The vocabulary of the first merges only; ids stay."""
-        return Merges(self.base, self.pairs[:merges], self.results[:merges], self.counts[:merges])
+        return Merges(self.base, self.pairs[:merges], self.results[:merges], self.counts[:merges], tied=self.tied)
 
     @classmethod
     def of_bytes(cls, pairs: Sequence[tuple[int, int]] | IntArray, *, first: int = 0, learned: int = 256) -> Merges:
