@@ -180,7 +180,8 @@ def _pieces(kinds: Any, bounds: Any, program: Any, ways: Any, starts: Any, bits:
     ends = np.empty(kinds.size // 3 + 16, np.int64)
     matched = np.empty(ends.size, np.bool_)
     stack = np.empty((len(program) + 1, 3), np.int64)  # where to go on: instruction, place, and characters taken
-    count, begin = 0, 0
+    count: Any = 0
+    begin: Any = 0
     for bound in bounds:
         place = gap = begin  # what stands before the next match begins at `gap`
         begin = bound
