@@ -34,7 +34,7 @@ from smalti.text.visual_unicode.files import (
 )
 from smalti.text.visual_unicode.glyphs import Disturbance, Drawing, GlyphPainter
 from smalti.text.visual_unicode.table import FrozenTable, given_table, visual_table
-from smalti.text.visual_unicode.vocabulary import BASIC, UnicodeVocabulary, in_order, top_ngrams
+from smalti.text.visual_unicode.vocabulary import BASIC, UnicodeVocabulary, room, top_ngrams, united
 from smalti.tokenizer import Tokenizer
 from smalti.tokens import Tokens
 
@@ -71,7 +71,8 @@ class VisualUnicode(TextTokenizer):
 
         Args:
             size: number of ids of the vocabulary; 65536 or more.
-            ngram_lengths, ngram_top: which n-grams `fit` takes, and how many of each length from each corpus.
+            ngram_lengths: of the n-grams that `fit` takes.
+            ngram_top: how many it takes of each length from each language, at most; None for as many as fit.
             on_unk: what becomes of characters that have no token; see `Rules`. "byte" adds 256 ids.
             match_specials: whether names of special tokens in text ("<s>") become these tokens, as published. Turn it
                 off for text of strangers.
@@ -82,7 +83,7 @@ class VisualUnicode(TextTokenizer):
 
         size: int = Field(BASIC, ge=1, le=1 << 24)
         ngram_lengths: tuple[int, ...] = (2, 3)
-        ngram_top: int = Field(338, ge=0)
+        ngram_top: int | None = Field(338, ge=1)
         on_unk: OnUnknown = "unk"
         match_specials: bool = True
         keep_specials: bool = True
@@ -138,18 +139,18 @@ class VisualUnicode(TextTokenizer):
         """Replaces the n-grams by the most frequent ones of a corpus.
 
         Args:
-            samples: texts; or texts by language, each of which gives its own n-grams (`ngram_top` of each length), as
-                the published lists were made from 32 languages.
+            samples: texts; or texts by language, each of which gives its own n-grams, as the published lists were made
+                from 32 languages. Every language gives equally many of each length: `ngram_top`, or as many as fit.
 
         Returns:
             this tokenizer. Its table, if it had one, is gone.
         """
         corpora = samples.values() if isinstance(samples, Mapping) else [samples]
-        ngrams: set[str] = set()
+        places, lists = room(self.config.size), list[list[str]]()
         for corpus in corpora:
             texts = (bytes(as_bytes(sample)).decode("utf-8", "replace") for sample in corpus)
-            ngrams.update(top_ngrams(texts, self.config.ngram_lengths, self.config.ngram_top))
-        self._take(UnicodeVocabulary.of_ngrams(in_order(ngrams), self.config.size))
+            lists += top_ngrams(texts, self.config.ngram_lengths, self.config.ngram_top or places)
+        self._take(UnicodeVocabulary.of_ngrams(united(lists, places), self.config.size))
         self._table = self._expected = None
         return self
 

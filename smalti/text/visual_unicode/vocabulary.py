@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,8 +206,8 @@ def in_order(ngrams: Iterable[str]) -> list[str]:
     return sorted(set(ngrams), key=lambda ngram: (-len(ngram), ngram))
 
 
-def top_ngrams(samples: Iterable[str], lengths: Iterable[int], top: int) -> list[str]:
-    """The most frequent n-grams of a text.
+def top_ngrams(samples: Iterable[str], lengths: Iterable[int], top: int) -> list[list[str]]:
+    """The most frequent n-grams of a text, a list for each n, the most frequent first.
 
     They are taken inside words (what stands between white space), from which decimal digits are removed, as in the
     published lists. Of equally frequent ones those with lower code points come first.
@@ -222,14 +223,25 @@ def top_ngrams(samples: Iterable[str], lengths: Iterable[int], top: int) -> list
     bare: Counter[str] = Counter()
     for word, count in words.items():
         bare["".join(char for char in word if not char.isdecimal() and is_text(char))] += count
-    chosen: list[str] = []
+    lists = []
     for length in lengths:
         counts: Counter[str] = Counter()
         for word, count in bare.items():
             for start in range(len(word) - length + 1):
                 counts[word[start : start + length]] += count
-        chosen += sorted(counts, key=lambda ngram: (-counts[ngram], ngram))[:top]
-    return chosen
+        lists.append(sorted(counts, key=lambda ngram: (-counts[ngram], ngram))[:top])
+    return lists
+
+
+def united(lists: Sequence[Sequence[str]], places: int) -> set[str]:
+    """The union of the beginnings of lists, all of one length, the longest for which it fits some places."""
+    longest = max(map(len, lists), default=0)
+    fitting = bisect_right(range(longest + 1), places, key=lambda top: len(_beginnings(lists, top))) - 1
+    return _beginnings(lists, fitting)
+
+
+def _beginnings(lists: Sequence[Sequence[str]], top: int) -> set[str]:
+    return set().union(*(each[:top] for each in lists))
 
 
 def common_strings(vocabularies: Iterable[Iterable[str]], limit: int = BASIC) -> list[str]:

@@ -60,11 +60,22 @@ def test_fitting_takes_the_ngrams_of_every_language(tokenizer: VisualUnicode) ->
     config = VisualUnicode.Config(ngram_lengths=(2, 3), ngram_top=4)
     english, russian = ["the other anthem", b"then they gathered"], ["все вместе", "вместе все"]
     fitted = config.build().fit({"en": english, "ru": russian})
-    expected = {*top_ngrams(["the other anthem then they gathered"], (2, 3), 4), *top_ngrams(russian, (2, 3), 4)}
+    lists = [*top_ngrams(["the other anthem then they gathered"], (2, 3), 4), *top_ngrams(russian, (2, 3), 4)]
+    expected = {ngram for each in lists for ngram in each}
     assert set(fitted.vocabulary.ngrams) == expected
     mixed = config.build().fit([*english, *russian])
     assert len(mixed.vocabulary.ngrams) < len(expected)
     assert fitted.count(b"the other anthem") < len("the other anthem")
+
+
+def test_fitting_takes_as_many_ngrams_as_there_is_room_for(caplog: pytest.LogCaptureFixture) -> None:
+    languages = {
+        str(start): [" ".join(chr(start + i) + chr(start + j) for i in range(60) for j in range(60))]
+        for start in (0x4E00, 0x5E00, 0x6E00)
+    }
+    tokenizer = VisualUnicode.Config(ngram_top=None, ngram_lengths=(2,)).build().fit(languages)
+    assert len(tokenizer.vocabulary.ngrams) == 8190 == 3 * 2730
+    assert not caplog.records
 
 
 def test_lossless_is_said_where_it_holds() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from smalti.errors import CheckpointError, ConfigError
 from smalti.text.visual_unicode import UnicodeVocabulary, common_strings, top_ngrams
-from smalti.text.visual_unicode.vocabulary import SPECIAL_NAMES, room
+from smalti.text.visual_unicode.vocabulary import SPECIAL_NAMES, room, united
 from tests.text.visual_unicode.material import NGRAMS
 
 
@@ -92,15 +92,24 @@ def test_sizes_that_do_not_hold_the_characters_are_refused() -> None:
 
 def test_top_ngrams_are_counted_inside_words_without_digits() -> None:
     texts = ["ab ab abc 2020年1月", "ab 3年月"]
-    assert top_ngrams(texts, [2], 3) == ["ab", "年月", "bc"]
-    assert top_ngrams(texts, [2, 3], 1) == ["ab", "abc"]
+    assert top_ngrams(texts, [2], 3) == [["ab", "年月", "bc"]]
+    assert top_ngrams(texts, [2, 3], 1) == [["ab"], ["abc"]]
 
 
 def test_top_ngrams_equal_plain_counting() -> None:
     text = "the other day they gathered there, then nothing"
     counts = Counter(word[i : i + 3] for word in text.split() for i in range(len(word) - 2))
     expected = sorted(counts, key=lambda ngram: (-counts[ngram], ngram))[:7]
-    assert top_ngrams([text], [3], 7) == expected
+    assert top_ngrams([text], [3], 7) == [expected]
+
+
+def test_lists_are_cut_alike_so_that_their_union_fits() -> None:
+    lists = [["a", "b", "c", "d"], ["b", "x"], ["y", "a", "z"]]
+    assert united(lists, 100) == {*"abcdxyz"}
+    assert united(lists, 6) == {*"abcxyz"}
+    assert united(lists, 5) == {*"abxy"}
+    assert united(lists, 3) == {*"aby"}
+    assert united(lists, 2) == united([], 5) == set()
 
 
 def test_common_strings_are_the_shortest_of_those_that_all_have() -> None:
