@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -12,9 +12,6 @@ from rich.table import Table
 
 from smalti import systems
 from smalti.cli.output import console, print_json
-
-if TYPE_CHECKING:
-    from smalti.tokenizer import Tokenizer
 
 
 def command(
@@ -72,36 +69,47 @@ def _how_to_load(record: systems.Record) -> str:
 def _ids_of(record: systems.Record) -> Iterator[tuple[str, str]]:
     """What only a tokenizer itself can say, where making one is cheap: those of bytes have no network."""
     if record.kind == "tokenizer" and record.status == "works" and {"text", "executable"} & set(record.modality):
-        yield from _ids(systems.load(record.name) if record.ships else systems.create(record.name))
+        tokenizer = systems.load(record.name) if record.ships else systems.create(record.name)
+        yield from _lines(_ids(tokenizer))
 
 
-def _ids(tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
+def _ids(tokenizer: Any) -> dict[str, Any]:
+    """Of a tokenizer of bytes: how many ids it has, and whether every byte comes back."""
     from smalti.text.base import TextTokenizer
 
-    if isinstance(tokenizer, TextTokenizer):
-        yield "vocabulary", f"{tokenizer.vocab[0]} ids"
-        yield "lossless", "yes: every byte comes back" if tokenizer.lossless else "no: its class says what is lost"
+    if not isinstance(tokenizer, TextTokenizer):
+        return {}
+    return {"vocabulary": tokenizer.vocab[0], "lossless": tokenizer.lossless}
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in facts.items():
+        if name == "vocabulary":
+            yield name, f"{value} ids"
+        elif name == "lossless":
+            yield name, "yes: every byte comes back" if value else "no: its class says what is lost"
+        elif name == "config":
+            yield from ((f"config.{field}", str(choice)) for field, choice in value.items())
+        else:
+            yield name.replace("_", " "), "not stated" if value is None else str(value)
 
 
 def _show_folder(folder: Path, as_json: bool) -> None:
     from smalti.folder import read_header
-    from smalti.tokenizer import Tokenizer
 
-    header = read_header(folder)
-    facts: list[tuple[str, Any]] = [
-        ("system", header["name"]),
-        ("kind", header["kind"]),
-        ("licence", header.get("licence") or "not stated"),
-        ("codes hash", header.get("codes_hash") or "none"),
-        *((f"config.{name}", value) for name, value in header["config"].items()),
-    ]
-    found = systems.load(folder)
-    if isinstance(found, Tokenizer):
-        facts[2:2] = [("modality", found.modality), *_ids(found)]
+    header, found = read_header(folder), systems.load(folder)
+    facts = {
+        "name": header["name"],
+        "kind": header["kind"],
+        "modality": getattr(found, "modality", None),
+        **_ids(found),
+        **{name: value for name, value in header.items() if name not in ("name", "kind", "config")},
+        "config": header["config"],
+    }
     if as_json:
-        print_json({**header, "modality": getattr(found, "modality", None)})
+        print_json(facts)
         return
     table = Table.grid(padding=(0, 2))
-    for label, value in facts:
-        table.add_row(f"[bold]{escape(label)}[/]", escape(str(value)))
+    for label, value in _lines(facts):
+        table.add_row(f"[bold]{escape(label)}[/]", escape(value))
     console().print(table)

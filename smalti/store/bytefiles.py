@@ -103,8 +103,10 @@ class ByteCoder(Coder):
         Raises:
             UnreadableError: if it can't be opened.
         """
-        block = BLOCK if each.piece is None else min(BLOCK, max(1, each.size // BLOCKS_PER_PIECE))
-        return RowReader(self.tokenizer, each.path, self.recipe.max_row, after=after, block=block, told=told)
+        block = BLOCK // self.workers  # what encoders need grows with it
+        if each.piece is not None:
+            block = min(block, each.size // BLOCKS_PER_PIECE)
+        return RowReader(self.tokenizer, each.path, self.recipe.max_row, after=after, block=max(1, block), told=told)
 
     def _decoded(self, store: TokenStore, name: str) -> Iterator[bytes]:
         decoder = self.tokenizer.stream_decoder()
