@@ -16,7 +16,7 @@ from smalti.bpe.corpus import BORDER, Corpus
 from smalti.bpe.hashing import EMPTY, mix
 
 DESCENT = 16  # a new floor is this part of the old one
-FIRST_COUNT, LARGEST_COUNT = 1 << 16, 1 << 23  # places of a table that counts; with more pairs it counts them in parts
+SIEVE = 4, 1 << 26  # counters of the sieve: one for so many tokens, and at most so many
 FILLED = 0.5  # of the room for places, after a recount
 UNINDEXED = np.int64(-1)
 KEY, COUNT, START, SIZE = 0, 1, 2, 3  # columns of the table of pairs
@@ -46,6 +46,7 @@ class Pairs:
         self._table: Any = _blank(16)
         self._heap: Any = np.empty((16, 2), np.int64)
         self._heap_size = self._pairs = 0
+        self._dropped: list[Any] = []
         self._recount(1)
 
     def best(self) -> tuple[int, int, int] | None:
@@ -61,6 +62,7 @@ class Pairs:
     def drop(self, left: int, right: int) -> None:
         """Never offers a pair again, though it stays in the corpus."""
         self._table[_row(self._table, _key(left, right)), COUNT] = 0
+        self._dropped.append(_key(left, right))
 
     def merge(self, left: int, right: int, token: int, *, known: bool = False) -> int:
         """Replaces a pair by a token, in every segment from left to right.
@@ -120,6 +122,7 @@ class Pairs:
         self._table, self._heap = _blank(16), np.empty((16, 2), np.int64)
         self._used = self._heap_size = self._pairs = 0
         kept = self._counted(floor)
+        kept = kept[~np.isin(kept[:, KEY], np.array(self._dropped, np.int64))]
         kept = kept[np.argsort(-kept[:, COUNT], kind="stable")]
         sizes = np.where(kept[:, SIZE] > FILLED * len(self._places), 0, kept[:, SIZE])
         ends = np.cumsum(sizes)
@@ -137,30 +140,17 @@ class Pairs:
         _index_all(corpus.tokens, self._table, self._places)
 
     def _counted(self, floor: int) -> Any:
-        """(pairs, 4): those that reach a floor. Counting takes several readings where they are too many for a table."""
-        parts = 1
+        """(pairs, 4): those that reach a floor."""
+        tokens, scope = self._corpus.tokens, (*self._weights, self._lengths, self._longest)
+        share, most = SIEVE
+        size = min(most, 1 << (len(tokens) // share).bit_length())
+        enough = min(floor, 2**32 - 1)  # a counter holds no more
+        sieve = _sift(tokens, *scope, np.zeros(size, np.uint32), enough)
+        table, begin, used = _blank(1 << 16), 1, 0
         while True:
-            found = []
-            for part in range(parts):
-                table = self._count(part, parts)
-                if table is None:
-                    break
-                found.append(table[(table[:, KEY] != EMPTY) & (table[:, COUNT] >= floor)])
-            else:
-                return np.concatenate(found)
-            parts *= 2
-
-    def _count(self, part: int, parts: int) -> Any:
-        """The table of a share of all pairs, or None if that is too small a share of them."""
-        table, begin, used = _blank(FIRST_COUNT), 1, 0
-        while True:
-            begin, used = _count(
-                self._corpus.tokens, begin, used, part, parts, *self._weights, self._lengths, self._longest, table
-            )
+            begin, used = _count(tokens, begin, used, *scope, sieve, enough, table)
             if begin < 0:
-                return table
-            if len(table) >= LARGEST_COUNT:
-                return None
+                return table[table[:, COUNT] >= floor]
             table = _enlarged(table, 2 * len(table))
 
 
@@ -236,17 +226,32 @@ def _places_of(tokens: Any, left: int, right: int) -> Any:
 
 
 @kernel
+def _sift(
+    tokens: Any, owners: Any, weights: Any, weighted: bool, lengths: Any, longest: int, sieve: Any, enough: int
+) -> Any:
+    """Counts the pairs of a squeezed corpus roughly: those that share a counter together, and up to the floor."""
+    for place in range(1, tokens.size - 1):
+        left, right = tokens[place], tokens[place + 1]
+        if left < 0 or right < 0 or lengths[left] + lengths[right] > longest:
+            continue
+        counter = mix(_key(left, right)) & (sieve.size - 1)
+        if sieve[counter] < enough:
+            sieve[counter] = min(enough, sieve[counter] + (weights[owners[place]] if weighted else 1))
+    return sieve
+
+
+@kernel
 def _count(
-    tokens: Any, begin: int, used: int, part: int, parts: int, owners: Any, weights: Any, weighted: bool,
-    lengths: Any, longest: int, table: Any,
+    tokens: Any, begin: int, used: int, owners: Any, weights: Any, weighted: bool, lengths: Any, longest: int,
+    sieve: Any, enough: int, table: Any,
 ) -> Any:  # fmt: skip
-    """Counts pairs of a squeezed corpus from a place on; (where it stopped because the table is full, or -1; pairs)."""
+    """Counts pairs of a squeezed corpus that may reach the floor; (where the table was full, or -1; its pairs)."""
     for place in range(begin, tokens.size - 1):
         left, right = tokens[place], tokens[place + 1]
         if left < 0 or right < 0 or lengths[left] + lengths[right] > longest:
             continue
         key = _key(left, right)
-        if parts > 1 and (mix(key) >> 40) & (parts - 1) != part:
+        if sieve[mix(key) & (sieve.size - 1)] < enough:
             continue
         row = _row(table, key)
         if table[row, KEY] == EMPTY:

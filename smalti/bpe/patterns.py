@@ -57,7 +57,7 @@ class Pattern:
             bits,
         )
 
-    def pieces(self, text: Bytes, ends: Any = None) -> tuple[Any, Any]:
+    def pieces(self, text: Bytes, ends: Any = None) -> tuple[Any, Any, int]:
         """Cuts text, or each piece of text as if it stood alone.
 
         Args:
@@ -65,7 +65,8 @@ class Pattern:
             ends: (pieces,): where pieces end that were cut before; by default the text is one.
 
         Returns:
-            (ends, matched): where each new piece ends, int64; and whether it is a match.
+            (ends, matched, sure): where each new piece ends, int64; whether it is a match; and how many are the same
+            however the text goes on.
         """
         whole = np.array([len(text)] if len(text) else [], np.int64)
         return _pieces(_kinds(text, *self._classes), whole if ends is None else ends, *self._program)
@@ -176,17 +177,19 @@ def _kinds(text: Any, ascii: Any, numbers: Any, blocks: Any) -> Any:
 
 @kernel
 def _pieces(kinds: Any, bounds: Any, program: Any, ways: Any, starts: Any, bits: Any) -> Any:
-    """Cuts each piece of a text, in one function, because numba counts references to arrays at every call."""
+    """Cuts each piece of a text; gives ends, whether each is a match, and how many come before one that looked at the
+    end of its text. It is one function because numba counts references to arrays at every call."""
     ends = np.empty(kinds.size // 3 + 16, np.int64)
     matched = np.empty(ends.size, np.bool_)
     stack = np.empty((len(program) + 1, 3), np.int64)  # where to go on: instruction, place, and characters taken
     count: Any = 0
     begin: Any = 0
+    sure = np.int64(-1)
     for bound in bounds:
         place = gap = begin  # what stands before the next match begins at `gap`
         begin = bound
         while place < bound:
-            end = np.int64(-1)
+            end, at_end = np.int64(-1), False
             for way in range(ways[kinds[place]], ways[kinds[place] + 1]):
                 step, here, depth = np.int64(starts[way]), place, 0
                 while True:
@@ -200,6 +203,7 @@ def _pieces(kinds: Any, bounds: Any, program: Any, ways: Any, starts: Any, bits:
                             taken += 1
                             while here < bound and kinds[here] == INSIDE:
                                 here += 1
+                        at_end = at_end or (taken < most and here >= bound)
                         fits = taken >= program[step, LEAST]
                         if taken > program[step, LEAST] and program[step, POSSESSIVE] == 0:
                             stack[depth, 0], stack[depth, 1], stack[depth, 2] = step, here, taken
@@ -216,8 +220,10 @@ def _pieces(kinds: Any, bounds: Any, program: Any, ways: Any, starts: Any, bits:
                         step = np.int64(program[step, ARGUMENT])
                     elif operation == END:
                         fits = here == bound
+                        at_end = at_end or fits
                         step += 1
                     else:
+                        at_end = at_end or here >= bound
                         fits = (here < bound and bits[kinds[here]] & flag != 0) == (operation == AHEAD)
                         step += 1
                     if fits:
@@ -237,6 +243,8 @@ def _pieces(kinds: Any, bounds: Any, program: Any, ways: Any, starts: Any, bits:
                     step += 1
                 if end > place:
                     break
+            if at_end and sure < 0:
+                sure = count
             if end <= place:
                 place += 1
                 while place < bound and kinds[place] == INSIDE:
@@ -251,7 +259,7 @@ def _pieces(kinds: Any, bounds: Any, program: Any, ways: Any, starts: Any, bits:
                 ends[count], matched[count] = end, True
                 count += 1
                 gap = place = end
-    return ends[:count], matched[:count]
+    return ends[:count], matched[:count], count if sure < 0 else sure
 
 
 @kernel

@@ -212,7 +212,7 @@ class Matches(Splitter):
     pattern: str = GPT2_PATTERN
 
     def boundaries(self, data: Bytes) -> Boundaries:
-        ends, _ = compiled(self.pattern).pieces(data)
+        ends = compiled(self.pattern).pieces(data)[0]
         return Boundaries.at(ends[:-1])
 
 

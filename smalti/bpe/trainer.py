@@ -180,13 +180,13 @@ def _run(
 
 def _room(corpus: Corpus, memory: int | None) -> int:
     """How many places of pairs are kept."""
-    every = len(corpus.tokens)
+    every = 2 * len(corpus.tokens)  # more is never used
     if memory is None:
         return every
     least = corpus.nbytes + OVERHEAD
     if memory < least + corpus.nbytes // 16:
         raise ConfigError(
-            f"{every} symbols need at least {(least + corpus.nbytes // 16) / 2**20:.0f} MiB, "
+            f"{len(corpus.tokens)} symbols need at least {(least + corpus.nbytes // 16) / 2**20:.0f} MiB, "
             f"got {memory / 2**20:.0f}: allow more, or train on a part of them"
         )
     return min(every, (memory - least) // 4)

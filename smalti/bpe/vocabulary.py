@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Strings:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, token: int) -> IntArray:
+    def __getitem__(self, token: int | np.integer[Any]) -> IntArray:
         return self.symbols[self.offsets[token] : self.offsets[token + 1]]
 
     @property

@@ -129,8 +129,7 @@ class TestTraining:
         training = Training(vocab=400, min_count=2)
         free = train(segments, spellings, training).merges
         monkeypatch.setattr("smalti.bpe.trainer._room", lambda corpus, memory: room)
-        monkeypatch.setattr("smalti.bpe.pairs.LARGEST_COUNT", 1 << 16)
-        monkeypatch.setattr("smalti.bpe.pairs.FIRST_COUNT", 1 << 6)
+        monkeypatch.setattr("smalti.bpe.pairs.SIEVE", (64, 1 << 6))
         tight = train(segments, spellings, training).merges
         assert np.array_equal(free.pairs, tight.pairs) and np.array_equal(free.counts, tight.counts)
 

@@ -1,0 +1,307 @@
+"""Binary BPE: byte pair encoding of executables, in vocabularies of which each begins with the smaller ones.
+
+Source: "Binary BPE: A Family of Cross-Platform Tokenizers for Binary Analysis" (2025).
+
+    files ──chunks──► entropy filter ──► splitter ──► merges, the most frequent pair first          (training)
+    bytes ──merges over the whole input──► ids ──► the bytes of every id ──► bytes                  (always lossless)
+
+Ids: special tokens, the 256 bytes, glyphs if wanted, further special tokens, learned tokens, padding. Encoding gives
+bytes and learned tokens only: text of a special token inside of a file is text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+import smalti.config
+from smalti.bpe import Encoder, Merges, Training, train
+from smalti.bpe.blocks import BlockEncoder
+from smalti.bpe.spelling import Spellings
+from smalti.bpe.splitters import AnySplitter, EntropyFilter, Segments, Whole, aggregate, as_array
+from smalti.errors import CheckpointError, ConfigError
+from smalti.text.base import IdArray, StreamDecoder, StreamEncoder, TextTokenizer
+
+SPECIALS = ("<|start|>", "<|end|>", "<|pad|>", "<|unk|>", "<|cls|>", "<|sep|>", "<|mask|>")
+GLYPHS = tuple("⧈⚖⏵✦⬤●◐◌◑○⬆⬇⇆⟂∴∵⋀⋁⟷⟶⟞⇢⟺⊢👁🧪📊📚🗣🤔★☆⚠❗❓↻✎«»①②③④⑤⑥⑦⑧⑨⑩")
+BYTES = 256
+WHITESPACE = frozenset(b" \t\n\r\x0b\x0c")
+LETTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+PADDING = b" \t\n\r"
+
+
+class Whitespaces(smalti.config.Config):
+    """Which tokens with white space in them may be learned. One that ends in it is never, unless it is nothing else.
+
+    Args:
+        with_letters: only such as hold an ASCII letter, or nothing but white space.
+        leading: whether a token may begin with it and go on otherwise.
+    """
+
+    with_letters: bool = False
+    leading: bool = True
+
+    def allows(self, spelling: bytes) -> bool:
+        blank = [byte in WHITESPACE for byte in spelling]
+        if not any(blank) or all(blank):
+            return True
+        if blank[-1] or (blank[0] and not self.leading):
+            return False
+        return not self.with_letters or any(byte in LETTERS for byte in spelling)
+
+
+class BinaryBPE(TextTokenizer):
+    """Byte pair encoding of any bytes; made for executables.
+
+    Args:
+        config: how it is, or would be, trained.
+        merges: the rules; bytes alone if None.
+        spellings: the bytes of every id, those of special tokens their text.
+        special: ids of special tokens, which decode to nothing.
+    """
+
+    class Config(TextTokenizer.Config):
+        """How a vocabulary is trained.
+
+        Args:
+            training: size of the vocabulary, and how merges are chosen.
+            chunk: bytes of the pieces that files are cut into, 0 for whole files.
+            entropy: which chunks are dropped; None keeps all.
+            splitter: where chunks are cut further.
+            seed: of the splitter's draws.
+            specials: special tokens beside the seven first ones.
+            glyphs: whether 49 signs for reasoning are tokens. No merge makes one.
+            whitespace: which tokens with white space may be learned.
+            padded: whether tokens of white space fill the vocabulary if merges run out. No merge makes one.
+        """
+
+        training: Training = Training(vocab=16384, min_count=10, longest=16)
+        chunk: int = Field(8192, ge=0)
+        entropy: EntropyFilter | None = None
+        splitter: AnySplitter = Whole()
+        seed: int = 0
+        specials: tuple[str, ...] = ()
+        glyphs: bool = False
+        whitespace: Whitespaces = Whitespaces()
+        padded: bool = True
+
+        @classmethod
+        def tiny(cls) -> Self:
+            return cls(training=Training(vocab=300, min_count=2), padded=False)
+
+        def build(self) -> BinaryBPE:
+            """A tokenizer that has learned nothing: every byte is a token. `fit` trains it."""
+            base = np.arange(len(SPECIALS), len(SPECIALS) + BYTES, dtype=np.int32)
+            merges = Merges(base, np.zeros((0, 2), np.int32), np.zeros(0, np.int32), size=len(self.reserved()))
+            return BinaryBPE(self, merges, Spellings.of(self.reserved()), self.special_ids())
+
+        def reserved(self) -> list[bytes]:
+            """The spellings of all ids below those of learned tokens."""
+            single = [bytes([byte]) for byte in range(BYTES)]
+            return [
+                *(text.encode() for text in SPECIALS), *single, *(text.encode() for text in self._glyphs),
+                *(text.encode() for text in self.specials),
+            ]  # fmt: skip
+
+        def special_ids(self) -> tuple[int, ...]:
+            further = len(SPECIALS) + BYTES + len(self._glyphs)
+            return (*range(len(SPECIALS)), *range(further, further + len(self.specials)))
+
+        @property
+        def _glyphs(self) -> Sequence[str]:
+            return GLYPHS if self.glyphs else ()
+
+    name: ClassVar[str] = "binary-bpe"
+    modality: ClassVar[str] = "executable"
+    lossless: ClassVar[bool] = True
+    codeless_fields: ClassVar[tuple[str, ...]] = ("*",)  # the merges decide, however they came about
+    presets: ClassVar[Mapping[str, Any]] = {
+        "4k": Config(training=Training(vocab=4096, min_count=10)),
+        "8k": Config(training=Training(vocab=8192, min_count=10)),
+        "16k": Config(),
+        "32k": Config(training=Training(vocab=32768, min_count=10)),
+        "64k": Config(training=Training(vocab=65536, min_count=10)),
+    }
+    config: Config
+
+    def __init__(self, config: Config, merges: Merges, spellings: Spellings, special: Sequence[int]) -> None:
+        self.config, self.merges, self.spellings = config, merges, spellings
+        self.special = tuple(special)
+        self.vocab = (len(spellings),)
+        self._encoder = Encoder(merges)
+        silent = dict.fromkeys(self.special, b"")
+        self._decoded = Spellings.of([silent.get(token, spellings[token]) for token in range(len(spellings))])
+
+    @classmethod
+    def example(cls, batch: int = 2, seed: int = 0) -> dict[str, Any]:
+        generator = np.random.default_rng(seed)
+        return {"x": [generator.integers(0, 256, 50 + 13 * row, np.uint8).tobytes() for row in range(batch)]}
+
+    def fit(
+        self,
+        samples: Iterable[Any],
+        *,
+        memory: int | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """Learns merges; those of an earlier training are forgotten.
+
+        Args:
+            samples: files as bytes, or uint8 arrays such as memory maps.
+            memory: bytes that training may take, about. Merges are the same whatever it is.
+            report: called with (merges so far, merges wanted).
+
+        Returns:
+            The tokenizer itself.
+
+        Raises:
+            ConfigError: if the vocabulary is too small for its reserved tokens, or the memory is too little.
+        """
+        config, reserved = self.config, self.config.reserved()
+        segments, weights = self._segments(samples)
+        taken = reserved[len(SPECIALS) + BYTES :]
+        trained = train(
+            segments, reserved[len(SPECIALS) : len(SPECIALS) + BYTES], config.training,
+            base=np.arange(len(SPECIALS), len(SPECIALS) + BYTES), learned=len(reserved), taken=[*reserved[:7], *taken],
+            allowed=config.whitespace.allows, weights=weights, memory=memory, report=report,
+        )  # fmt: skip
+        strings = trained.merges.strings
+        learned = [strings[token].astype(np.uint8).tobytes() for token in trained.merges.results]
+        spelled = [*reserved, *learned]
+        if config.padded:
+            spelled += padding(spelled, config.training.vocab - len(spelled))
+        self.__init__(config, trained.merges, Spellings.of(spelled), config.special_ids())  # type: ignore[misc]
+        return self
+
+    def smaller(self, vocab: int) -> BinaryBPE:
+        """The member of the family with the first ids only.
+
+        Raises:
+            ConfigError: if that is larger than this one, or leaves no room for bytes and reserved tokens.
+        """
+        least = len(self.config.reserved())
+        if not least <= vocab <= self.vocab[0]:
+            raise ConfigError(f"members of this family have {least} to {self.vocab[0]} tokens, not {vocab}")
+        config = self.config.replace(training=self.config.training.replace(vocab=vocab))
+        merges = self.merges.first(int((self.merges.results < vocab).sum()))
+        return BinaryBPE(config, merges, Spellings.of([self.spellings[token] for token in range(vocab)]), self.special)
+
+    # --- what a TextTokenizer fills in -------------------------------------------------------------------------------
+
+    def stream_encoder(self) -> StreamEncoder:
+        return _Encoding(self._encoder)
+
+    def stream_decoder(self) -> StreamDecoder:
+        return _Decoding(self._decoded)
+
+    def ids(self, data: bytes | memoryview) -> IdArray:
+        return self._encoder.encode(np.frombuffer(data, np.uint8))
+
+    def tensors(self) -> dict[str, Tensor]:
+        arrays = {
+            "base": self.merges.base,
+            "pairs": self.merges.pairs,
+            "results": self.merges.results,
+            "counts": self.merges.counts,
+            "spellings": self.spellings.data,
+            "lengths": self.spellings.lengths,
+            "special": np.asarray(self.special, np.int64),
+        }
+        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+    @classmethod
+    def from_tensors(cls, config: Config, tensors: Mapping[str, Tensor]) -> Self:
+        try:
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            lengths = arrays["lengths"]
+            merges = Merges(arrays["base"], arrays["pairs"], arrays["results"], arrays["counts"], len(lengths))
+            offsets = np.concatenate([[0], np.cumsum(lengths)])
+            if len(merges.base) != BYTES or (merges.base < 0).any() or offsets[-1] != len(arrays["spellings"]):
+                raise CheckpointError("a vocabulary of bytes needs a token for every byte, and a spelling for every id")
+            tokenizer = cls(config, merges, Spellings(arrays["spellings"], offsets), arrays["special"].tolist())
+        except (KeyError, ConfigError) as error:
+            raise CheckpointError(f"this is no vocabulary of binary-bpe: {error}") from None
+        tokenizer._check_spellings()
+        return tokenizer
+
+    def _check_spellings(self) -> None:
+        """Raises CheckpointError unless every token is spelled as its symbols say."""
+        strings = self.merges.strings
+        made = np.flatnonzero(strings.lengths)
+        for token in made:
+            if strings[token].astype(np.uint8).tobytes() != self.spellings[token]:
+                raise CheckpointError(
+                    f"token {token} is spelled {self.spellings[token]!r}, but its merge says otherwise"
+                )
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def _segments(self, samples: Iterable[Any]) -> tuple[list[Any], list[int] | None]:
+        """What merges are learned from, and how often each piece of it counts.
+
+        Pieces of a splitter are short and come again and again, so that they are aggregated; chunks are as they are.
+        """
+        config = self.config
+        if isinstance(config.splitter, Whole):
+            return list(self._chunks(samples)), None
+        rng = np.random.default_rng(config.seed)
+        return aggregate(
+            piece for chunk in self._chunks(samples) for piece in config.splitter.split(chunk, rng=rng).views()
+        )
+
+    def _chunks(self, samples: Iterable[Any]) -> Iterator[Any]:
+        """Files in chunks, without those that the entropy filter drops."""
+        size, entropy = self.config.chunk, self.config.entropy
+        for sample in samples:
+            data = as_array(sample)
+            starts = np.arange(0, len(data), size or max(1, len(data)))
+            offsets = np.append(starts, len(data)).astype(np.int64)
+            chunks = Segments(data, offsets, np.ones(0, np.bool_))
+            kept = np.ones(len(chunks), np.bool_) if entropy is None else entropy.keeps(chunks)
+            yield from (chunk for chunk, keep in zip(chunks.views(), kept, strict=True) if keep)
+
+
+class _Encoding(StreamEncoder):
+    def __init__(self, encoder: Encoder) -> None:
+        self._blocks = BlockEncoder(encoder)
+
+    def push(self, data: bytes | memoryview) -> IdArray:
+        ids = self._blocks.push(np.frombuffer(data, np.uint8))
+        self.position = self._blocks.position
+        return ids
+
+    def finish(self) -> IdArray:
+        ids = self._blocks.finish()
+        self.position = self._blocks.position
+        return ids
+
+
+class _Decoding(StreamDecoder):
+    def __init__(self, spellings: Spellings) -> None:
+        self._spellings = spellings
+
+    def push(self, ids: IdArray) -> bytes:
+        return self._spellings.join(ids)
+
+    def finish(self) -> bytes:
+        return b""
+
+
+def padding(present: Iterable[bytes], wanted: int) -> list[bytes]:
+    """Runs of two and more spaces, tabs, line feeds and carriage returns that are no tokens yet."""
+    known = set(present)
+    found: list[bytes] = []
+    for length in count(2):
+        for byte in PADDING:
+            if len(found) >= wanted:
+                return found
+            run = bytes([byte]) * length
+            if run not in known:
+                found.append(run)
+    raise AssertionError  # there is always a longer run
