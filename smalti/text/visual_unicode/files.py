@@ -17,6 +17,7 @@ TOKENIZER, VOCAB, MERGES, SETTINGS = "tokenizer.json", "vocab.json", "merges.txt
 MODEL_OPTIONS = (
     "continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback", "fuse_unk", "ignore_merges",
 )  # fmt: skip
+ADDED_OPTIONS = ("single_word", "lstrip", "rstrip")
 NOTHING = (None, {"type": "Sequence", "normalizers": []}, {"type": "Sequence", "pretokenizers": []})
 
 
@@ -55,12 +56,15 @@ def vocabulary_of(content: Mapping[str, Any], source: str) -> UnicodeVocabulary:
         raise CheckpointError(f"{source} holds no byte pair encoding")
     beyond = [name for name in ("normalizer", "pre_tokenizer") if content.get(name) not in NOTHING]
     beyond += [name for name in MODEL_OPTIONS if model.get(name)]
+    added = content.get("added_tokens", [])
+    if any(not token.get("special") or any(token.get(name) for name in ADDED_OPTIONS) for token in added):
+        beyond.append("added tokens that are not special, or take white space with them")
     if beyond:
         raise CheckpointError(f"{source} is not a vocabulary of whole text: it has {', '.join(beyond)}")
     merges = [rule.split(" ", 1) if isinstance(rule, str) else rule for rule in model.get("merges", [])]
-    added = [token for token in content.get("added_tokens", []) if token.get("special")]
     ids = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
-    return UnicodeVocabulary.of_merges(ids, merges, [token["content"] for token in added])
+    unknown = model.get("unk_token") or UNKNOWN
+    return UnicodeVocabulary.of_merges(ids, merges, [token["content"] for token in added], unknown)
 
 
 def write_vocabulary(vocabulary: UnicodeVocabulary, *, match_specials: bool = True, bytes_after: bool = False) -> bytes:

@@ -42,8 +42,10 @@ OFFICIAL = (
     (ATTENTION + r"(?:o_proj|out_proj)" + END, OWN + r"attention.out.\2"),
     (MLP + r"(?:0|fc1|c_fc)" + END, OWN + r"mlp.up.\2"),
     (MLP + r"(?:2|fc2|c_proj)" + END, OWN + r"mlp.down.\2"),
-    (BLOCK + r"(?:ln_?1|norm_?1|input_layernorm)" + END, OWN + r"norm1.\2"),
-    (BLOCK + r"(?:ln_?2|norm_?2|post_attention_layernorm)" + END, OWN + r"norm2.\2"),
+    (BLOCK + r"fc1" + END, OWN + r"mlp.up.\2"),
+    (BLOCK + r"fc2" + END, OWN + r"mlp.down.\2"),
+    (BLOCK + r"(?:ln_?1|ln_attn|norm_?1|input_layernorm)" + END, OWN + r"norm1.\2"),
+    (BLOCK + r"(?:ln_?2|ln_mlp|norm_?2|post_attention_layernorm)" + END, OWN + r"norm2.\2"),
     (TOP + r"(?:ln_f|final_ln|ln|norm|final_layer_?norm|layer_norm)" + END, r"transformer.norm.\1"),
     (r"^lm_head" + END, r"head.\1"),
 )

@@ -135,22 +135,25 @@ class VisualUnicode(TextTokenizer):
         config = config or cls.Config()
         return cls(config, UnicodeVocabulary.of_ngrams(ngrams, config.size))
 
-    def fit(self, samples: Iterable[Sample] | Mapping[str, Iterable[Sample]]) -> Self:
+    def fit(self, samples: Iterable[Sample] | Mapping[str, Iterable[Sample]], *, common: Iterable[str] = ()) -> Self:
         """Replaces the n-grams by the most frequent ones of a corpus.
 
         Args:
             samples: texts; or texts by language, each of which gives its own n-grams, as the published lists were made
                 from 32 languages. Every language gives equally many of each length: `ngram_top`, or as many as fit.
+            common: further strings, such as tokens that other vocabularies share (`common_strings`); they come first
+                where there is not room for all.
 
         Returns:
             this tokenizer. Its table, if it had one, is gone.
         """
         corpora = samples.values() if isinstance(samples, Mapping) else [samples]
-        places, lists = room(self.config.size), list[list[str]]()
+        shared, lists = set(common), list[list[str]]()
+        places = max(0, room(self.config.size) - len(shared))
         for corpus in corpora:
             texts = (bytes(as_bytes(sample)).decode("utf-8", "replace") for sample in corpus)
             lists += top_ngrams(texts, self.config.ngram_lengths, self.config.ngram_top or places)
-        self._take(UnicodeVocabulary.of_ngrams(united(lists, places), self.config.size))
+        self._take(UnicodeVocabulary.of_ngrams(shared | united(lists, places), self.config.size))
         self._table = self._expected = None
         return self
 

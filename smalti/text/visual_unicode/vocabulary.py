@@ -138,8 +138,20 @@ class UnicodeVocabulary:
         return cls(strings, np.array(pairs, np.int32), tuple(SPECIALS), ids[UNKNOWN])
 
     @classmethod
-    def of_merges(cls, ids: Mapping[str, int], merges: Iterable[Sequence[str]], specials: Iterable[str]) -> Self:
-        """A vocabulary that was written down: by string its id, and the rules by their strings.
+    def of_merges(
+        cls,
+        ids: Mapping[str, int],
+        merges: Iterable[Sequence[str]],
+        specials: Iterable[str],
+        unknown: str = UNKNOWN,
+    ) -> Self:
+        """A vocabulary that was written down.
+
+        Args:
+            ids: by string.
+            merges: the two strings of each rule, best first.
+            specials: strings of the special tokens.
+            unknown: string of the token that stands for characters without one.
 
         Raises:
             CheckpointError: if ids have holes, or rules or special tokens name strings that are no tokens.
@@ -150,7 +162,7 @@ class UnicodeVocabulary:
         try:
             pairs = [(ids[left], ids[right]) for left, right in merges]
             named = sorted(ids[token] for token in specials)
-            return cls(tuple(strings), np.array(pairs, np.int32), tuple(named), ids[UNKNOWN])
+            return cls(tuple(strings), np.array(pairs, np.int32), tuple(named), ids[unknown])
         except KeyError as error:
             raise CheckpointError(f"{error.args[0]!r} is named in the vocabulary's files but is no token") from None
         except (ValueError, TypeError) as error:

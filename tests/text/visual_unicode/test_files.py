@@ -92,6 +92,8 @@ def test_ids_that_others_would_not_give_are_not_written(tmp_path: Path) -> None:
     [
         ({"pre_tokenizer": {"type": "ByteLevel"}}, "pre_tokenizer"),
         ({"normalizer": {"type": "NFC"}}, "normalizer"),
+        ({"added_tokens": [{"id": 0, "content": "a", "special": False}]}, "added tokens"),
+        ({"added_tokens": [{"id": 0, "content": "a", "special": True, "lstrip": True}]}, "added tokens"),
         ({"model": {"type": "Unigram", "vocab": []}}, "byte pair encoding"),
         ({"model": {"type": "BPE", "vocab": {"a": 0, "<unk>": 1}, "merges": [["a", "b"]]}}, "'b'"),
         ({"model": {"type": "BPE", "vocab": {"a": 0, "<unk>": 1}, "merges": [["a", "a"]]}}, "'aa'"),
@@ -106,6 +108,12 @@ def test_files_that_mean_something_else_are_refused(change: dict[str, Any], mess
     (tmp_path / "tokenizer.json").write_text(json.dumps({**content, **change}))
     with pytest.raises(CheckpointError, match=message):
         read_vocabulary(tmp_path)
+
+
+def test_the_unknown_token_is_the_one_that_the_file_names(tmp_path: Path) -> None:
+    content = {"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0, "?": 1}, "unk_token": "?", "merges": []}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert VisualUnicode.from_files(tmp_path).ids(b"ab").tolist() == [0, 1]
 
 
 def test_missing_and_unreadable_files_are_refused(tmp_path: Path) -> None:

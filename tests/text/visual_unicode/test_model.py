@@ -142,10 +142,10 @@ def official_state(names: dict[str, str], *, width: int = 24, layers: int = 2, i
         block = names["block"].format(layer)
         for part in "qkvo":
             state[f"{block}.{names['attention']}.{part}_proj.weight"] = normal(width, width)
-        state[f"{block}.mlp.{names['up']}.weight"], state[f"{block}.mlp.{names['up']}.bias"] = (
+        state[f"{block}.{names['up']}.weight"], state[f"{block}.{names['up']}.bias"] = (
             normal(4 * width, width), normal(4 * width),
         )  # fmt: skip
-        state[f"{block}.mlp.{names['down']}.weight"], state[f"{block}.mlp.{names['down']}.bias"] = (
+        state[f"{block}.{names['down']}.weight"], state[f"{block}.{names['down']}.bias"] = (
             normal(width, 4 * width), normal(width),
         )  # fmt: skip
         for norm in (names["norm1"], names["norm2"]):
@@ -156,12 +156,16 @@ def official_state(names: dict[str, str], *, width: int = 24, layers: int = 2, i
 
 LAYOUTS = {
     "layers": {
-        "table": "token_embeddings.weight", "block": "transformer_layers.{}", "attention": "attn", "up": "0",
-        "down": "2", "norm1": "ln1", "norm2": "ln2", "norm": "ln_f",
+        "table": "token_embeddings.weight", "block": "transformer_layers.{}", "attention": "attn", "up": "mlp.0",
+        "down": "mlp.2", "norm1": "ln1", "norm2": "ln2", "norm": "ln_f",
     },
     "blocks": {
-        "table": "token_embedding.weight", "block": "blocks.{}", "attention": "self_attn", "up": "fc1",
-        "down": "fc2", "norm1": "input_layernorm", "norm2": "post_attention_layernorm", "norm": "norm",
+        "table": "token_embedding.weight", "block": "blocks.{}", "attention": "self_attn", "up": "mlp.fc1",
+        "down": "mlp.fc2", "norm1": "input_layernorm", "norm2": "post_attention_layernorm", "norm": "norm",
+    },
+    "bare": {
+        "table": "model.embed_tokens.weight", "block": "model.layers.{}", "attention": "self_attn", "up": "fc1",
+        "down": "fc2", "norm1": "ln_1", "norm2": "ln_2", "norm": "model.norm",
     },
 }  # fmt: skip
 
@@ -202,8 +206,8 @@ def reference(state: dict[str, Tensor], names: dict[str, str], ids: Tensor, head
         y = (scores.softmax(-1) @ v).transpose(1, 2).flatten(-2)
         x = x + y @ state[f"{block}.{names['attention']}.o_proj.weight"].T
         y = normed(x, f"{block}.{names['norm2']}")
-        y = F.gelu(y @ state[f"{block}.mlp.{names['up']}.weight"].T + state[f"{block}.mlp.{names['up']}.bias"])
-        x = x + y @ state[f"{block}.mlp.{names['down']}.weight"].T + state[f"{block}.mlp.{names['down']}.bias"]
+        y = F.gelu(y @ state[f"{block}.{names['up']}.weight"].T + state[f"{block}.{names['up']}.bias"])
+        x = x + y @ state[f"{block}.{names['down']}.weight"].T + state[f"{block}.{names['down']}.bias"]
         layer += 1
     return normed(x, names["norm"]) @ state["lm_head.weight"].T
 

@@ -63,6 +63,7 @@ def test_fitting_takes_the_ngrams_of_every_language(tokenizer: VisualUnicode) ->
     lists = [*top_ngrams(["the other anthem then they gathered"], (2, 3), 4), *top_ngrams(russian, (2, 3), 4)]
     expected = {ngram for each in lists for ngram in each}
     assert set(fitted.vocabulary.ngrams) == expected
+    assert set(config.build().fit({"ru": russian}, common=["tion", "ing"]).vocabulary.ngrams) > {"tion", "ing"}
     mixed = config.build().fit([*english, *russian])
     assert len(mixed.vocabulary.ngrams) < len(expected)
     assert fitted.count(b"the other anthem") < len("the other anthem")
