@@ -217,13 +217,15 @@ def _own_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
     """The state under our names, queries, keys and values as one; and the official name of each.
 
     Raises:
-        CheckpointError: naming every key that no pattern takes, and maps of which a part is missing.
+        CheckpointError: naming every key that no pattern takes, two that mean the same, or maps that lack a part.
     """
     own: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     unknown = []
     for key, value in state.items():
         found = [re.sub(pattern, ours, key) for pattern, ours in OFFICIAL if re.match(pattern, key)]
+        if found and found[0] in own:
+            raise CheckpointError(f"{names[found[0]]} and {key} of the published model have one place")
         if found:
             own[found[0]], names[found[0]] = value, key
         elif not IGNORED.search(key):

@@ -243,6 +243,8 @@ def test_unknown_and_missing_keys_are_named() -> None:
         VisualLanguageModel.from_official(
             {"n_head": 3}, {**state, "transformer_layers.0.mlp.gate.weight": torch.zeros(2)}
         )
+    with pytest.raises(CheckpointError, match="one place"):
+        VisualLanguageModel.from_official({"n_head": 3}, {**state, "norm.weight": torch.zeros(24)})
     for key in ("transformer_layers.1.ln2.weight", "transformer_layers.1.attn.k_proj.weight", "lm_head.weight"):
         with pytest.raises(CheckpointError):
             VisualLanguageModel.from_official({"n_head": 3}, {name: state[name] for name in state if name != key})
