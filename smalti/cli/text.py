@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,10 +38,86 @@ command = typer.Typer(
     add_completion=False,
 )
 
+
+class Splitter(StrEnum):
+    """The splitters that need no further options."""
+
+    none = "none"
+    null_delimited = "null-delimited"
+    whitespace = "whitespace"
+    random = "random"
+    pattern = "pattern"
+
+
 Tokenizer = Annotated[str, typer.Option("--tokenizer", "-t", help="A name (`smalti list`) or a saved folder.")]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders too.")]
 Match = Annotated[str | None, typer.Option(help="Only files whose id or name matches this pattern.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers for programs, and no progress.")]
+
+
+@command.command()
+def train(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders to learn from.", metavar="PATH...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where it is saved; an earlier one is replaced.")],
+    vocab: Annotated[int, typer.Option(min=264, help="Size of the vocabulary.")] = 16384,
+    min_count: Annotated[int, typer.Option(min=1, help="Pairs that are rarer are not merged.")] = 10,
+    longest: Annotated[int, typer.Option(min=2, help="Bytes that a token may have.")] = 16,
+    chunk: Annotated[int, typer.Option(min=0, help="No merge crosses chunks of so many bytes; 0: files.")] = 8192,
+    splitter: Annotated[
+        Splitter, typer.Option(help="Where chunks are cut further, so that no merge crosses the cuts.")
+    ] = Splitter.none,
+    keep: Annotated[float, typer.Option(min=0, max=1, help="Probability with which each cut is kept.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the cuts that are kept.")] = 0,
+    min_entropy: Annotated[float, typer.Option(min=0, max=8, help="Chunks below are dropped, bits per byte.")] = 0.0,
+    max_entropy: Annotated[float, typer.Option(min=0, max=8, help="Chunks above are dropped, bits per byte.")] = 8.0,
+    special: Annotated[list[str] | None, typer.Option(help="A further special token; may be given again.")] = None,
+    glyphs: Annotated[bool, typer.Option(help="Give 49 signs for reasoning a token each.")] = False,
+    patience: Annotated[int | None, typer.Option(min=1, help="Stop after so many rare merges in a row.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What training may take, such as 2GB; the merges stay the same.")
+    ] = None,
+    member: Annotated[
+        list[int] | None, typer.Option(help="Also write the family's member of this size, as OUT-SIZE.")
+    ] = None,
+    recursive: Recursive = False,
+    glob: Match = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a vocabulary of binary-bpe: byte pair encoding of executables, or of any other bytes.
+
+    From folders, executables are taken (ELF, PE, Mach-O); files that are named themselves are, whatever they hold.
+    """
+    import numpy as np
+
+    from smalti.bpe import Training
+    from smalti.bpe.splitters import EntropyFilter
+    from smalti.text.binary_bpe import BinaryBPE
+
+    training = Training(vocab=vocab, min_count=min_count, longest=longest, patience=patience)
+    tokenizer = BinaryBPE.Config(
+        training=training, chunk=chunk, splitter={"type": splitter.value, "keep": keep}, seed=seed, glyphs=glyphs,
+        entropy=EntropyFilter(least=min_entropy, most=max_entropy), specials=tuple(special or ()),
+    ).build()  # fmt: skip
+    wrong = [size for size in member or () if not len(tokenizer.config.reserved()) <= size <= vocab]
+    if wrong:
+        raise InputError(f"members of the family have at most {vocab} tokens, not {wrong[0]}")
+    found = _files(paths, tokenizer, recursive, glob)
+    size = sum(one.size for one in found.inputs)
+    began = time.monotonic()
+    wanted = vocab - len(tokenizer.config.reserved())
+    with _progress(wanted, f"learning from {size / 1e6:.0f} MB", as_json, of_bytes=False) as report:
+        mapped = [np.memmap(one.path, np.uint8, "r") for one in found.inputs if one.size]
+        tokenizer.fit(mapped, memory=_memory(memory), report=lambda done, total: report(1))
+    folders = [tokenizer.save(out)]
+    folders += [tokenizer.smaller(size).save(out.with_name(f"{out.name}-{size}")) for size in member or ()]
+    learned = len(tokenizer.merges)
+    summary = {"files": len(found.inputs), "bytes": size, "merges": learned, "vocab": tokenizer.vocab[0]}
+    if as_json:
+        seconds = time.monotonic() - began
+        print_json({**summary, "seconds": seconds, "skipped": found.skipped, "saved": [str(each) for each in folders]})
+    else:
+        places = ", ".join(map(str, folders))
+        console().print(f"{len(found.inputs)} files, {size / 1e6:.1f} MB: {learned} merges -> {places}")
 
 
 @command.command()
@@ -150,6 +229,17 @@ def _progress(total: int, doing: str, hidden: bool, *, of_bytes: bool = True) ->
 def _finish(good: int, bad: int) -> None:
     if bad:
         raise typer.Exit(1 if good else 2)
+
+
+def _memory(text: str | None) -> int | None:
+    """Bytes that "2GB" or "512 MiB" mean."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise InputError(f"memory must be an amount such as 2GB or 512MiB, got {text!r}")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kMGT".upper().index(prefix.upper() or " "))
 
 
 def _ratio(one: int, other: int) -> float | None:

@@ -11,9 +11,11 @@ bytes and learned tokens only: text of a special token inside of a file is text.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -21,7 +23,8 @@ from pydantic import Field
 from torch import Tensor
 
 import smalti.config
-from smalti.bpe import Encoder, Merges, Training, train
+from smalti.bpe import Encoder, Merges, Training, tokenizer_json, train
+from smalti.bpe.alphabets import GPT2, LATIN1, alphabet_of, escaped_latin1
 from smalti.bpe.blocks import BlockEncoder
 from smalti.bpe.spelling import Spellings
 from smalti.bpe.splitters import AnySplitter, EntropyFilter, Segments, Whole, aggregate, as_array
@@ -31,6 +34,7 @@ from smalti.text.base import IdArray, StreamDecoder, StreamEncoder, TextTokenize
 SPECIALS = ("<|start|>", "<|end|>", "<|pad|>", "<|unk|>", "<|cls|>", "<|sep|>", "<|mask|>")
 GLYPHS = tuple("⧈⚖⏵✦⬤●◐◌◑○⬆⬇⇆⟂∴∵⋀⋁⟷⟶⟞⇢⟺⊢👁🧪📊📚🗣🤔★☆⚠❗❓↻✎«»①②③④⑤⑥⑦⑧⑨⑩")
 BYTES = 256
+FILE = "tokenizer.json"
 WHITESPACE = frozenset(b" \t\n\r\x0b\x0c")
 LETTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 PADDING = b" \t\n\r"
@@ -194,6 +198,9 @@ class BinaryBPE(TextTokenizer):
 
     # --- what a TextTokenizer fills in -------------------------------------------------------------------------------
 
+    def assets(self) -> dict[str, bytes]:
+        return {FILE: self.to_json()}
+
     def stream_encoder(self) -> StreamEncoder:
         return _Encoding(self._encoder)
 
@@ -239,6 +246,59 @@ class BinaryBPE(TextTokenizer):
                 raise CheckpointError(
                     f"token {token} is spelled {self.spellings[token]!r}, but its merge says otherwise"
                 )
+
+    # --- published files ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_files(cls, path: str | Path) -> Self:
+        """Reads a published tokenizer.json, or a folder that holds one."""
+        place = Path(path)
+        return cls.from_json((place / FILE if place.is_dir() else place).read_bytes())
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Self:
+        """Reads a tokenizer.json, of any layout of ids and in any alphabet of bytes.
+
+        Raises:
+            CheckpointError: if it is damaged, or no byte pair encoding of bytes as a whole.
+        """
+        file = tokenizer_json.read(content)
+        model = tokenizer_json.Model.of(file.model)
+        steps = json.dumps([file.decoder, file.pre_tokenizer])
+        if '"use_regex": true' in steps:
+            raise CheckpointError("this file cuts text by a pattern first: load it as tokenizer-json")
+        specials = [each.content for each in sorted(file.added, key=lambda each: each.id)]
+        alphabet = alphabet_of(model.vocab, byte_level='"ByteLevel"' in steps, specials=specials, glyphs=GLYPHS)
+        if alphabet is None:
+            raise CheckpointError("the tokens of this file are text, not bytes: load it as tokenizer-json")
+        spelled = tokenizer_json.token_bytes(file, alphabet)
+        size = max(spelled) + 1
+        merges = tokenizer_json.byte_merges(model, alphabet, size=size)
+        made = {*merges.base.tolist(), *merges.results.tolist()}
+        special = sorted({each.id for each in file.added if each.special} - made)
+        config = cls.Config(training=Training(vocab=size))
+        return cls(config, merges, Spellings.of([spelled.get(token, b"") for token in range(size)]), special)
+
+    def to_json(self, alphabet: Literal["gpt2", "latin-1", "escaped-latin-1"] = "gpt2") -> bytes:
+        """A tokenizer.json, which `tokenizers` and `transformers` load.
+
+        Args:
+            alphabet: how bytes are written. With "gpt2" those libraries take Unicode text and encode its UTF-8 bytes;
+                with the others every byte is given to them as the character of its value.
+        """
+        letters = {"gpt2": GPT2, "latin-1": LATIN1}.get(alphabet)
+        if letters is None:
+            letters = escaped_latin1(self.spellings[token].decode() for token in self.special)
+        known = {*self.special, *self.merges.base.tolist(), *self.merges.results.tolist()}
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+        return tokenizer_json.byte_file(
+            self.merges, letters,
+            added=[tokenizer_json.Added(token, self.spellings[token].decode()) for token in self.special],
+            texts={letters.text(self.spellings[t]): t for t in range(self.vocab[0]) if t not in known},
+            pre_tokenizer=byte_level if letters is GPT2 else None,
+            decoder=byte_level if letters is GPT2 else {"type": "Fuse"},
+            byte_fallback=True,
+        ).dump()  # fmt: skip
 
     # --- training ----------------------------------------------------------------------------------------------------
 
