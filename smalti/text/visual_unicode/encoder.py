@@ -71,11 +71,8 @@ class Rules:
         self.special = re.compile(b"|".join(map(re.escape, names))) if names else None
         keys = (vocabulary.pairs[:, 0].astype(np.int64) << 32) | vocabulary.pairs[:, 1]
         self.table: Table = table_of(keys, np.arange(len(keys), dtype=np.int32))
-        self.widths, first, last = _outlines(vocabulary, self.size)
-        self.longest = int(self.widths.max(initial=1))
-        self.joins_right, self.joins_left = (np.zeros(2 * self.size, np.bool_) for _ in range(2))
-        self.joins_right[last[vocabulary.pairs[:, 0]]] = True
-        self.joins_left[first[vocabulary.pairs[:, 1]]] = True
+        self.widths, self.joins_right, self.joins_left = _outlines(vocabulary, self.size)
+        self.longest = int(self.widths.max())
 
     def _escape(self) -> int:
         if not self.vocabulary.specials or (self.characters[:HALVES] < 0).any():
@@ -149,13 +146,28 @@ class Rules:
         return texts + [bytes([value]) for value in range(self.size - self.bytes_from)]
 
 
-def _outlines(vocabulary: UnicodeVocabulary, size: int) -> tuple[Int32Array, Int32Array, Int32Array]:
-    """Of every token that rules make: its symbols, the first, and the last. Others are one symbol."""
-    widths, first, last = np.ones(size, np.int32), np.arange(size, dtype=np.int32), np.arange(size, dtype=np.int32)
+def _outlines(vocabulary: UnicodeVocabulary, size: int) -> tuple[Int32Array, BoolArray, BoolArray]:
+    """How many symbols a token is made of; and which symbols are ever joined to their right, and left, neighbours.
+
+    Rules that use a token which never comes about, because no rule makes it, do not count.
+
+    Raises:
+        ConfigError: if a token can be made of characters, and also of the unknown token by its name.
+    """
+    widths, first, last = np.ones(size, np.int32), np.arange(size), np.arange(size)
+    joins_right, joins_left = np.zeros(2 * size, np.bool_), np.zeros(2 * size, np.bool_)
+    made = np.array([len(token) == 1 for token in vocabulary.tokens])
+    made[vocabulary.unknown] = True
     rules = zip(vocabulary.pairs.tolist(), vocabulary.results.tolist(), strict=True)
     for (left, right), result in sorted(rules, key=lambda rule: len(vocabulary.tokens[rule[1]])):
-        widths[result], first[result], last[result] = widths[left] + widths[right], first[left], last[right]
-    return widths, first, last
+        if not (made[left] and made[right]):
+            continue
+        width = widths[left] + widths[right]
+        if made[result] and widths[result] != width:
+            raise ConfigError(f"token {vocabulary.tokens[result]!r} is made of characters and of the unknown token")
+        made[result], widths[result], first[result], last[result] = True, width, first[left], last[right]
+        joins_right[last[left]] = joins_left[first[right]] = True
+    return widths, joins_right, joins_left
 
 
 def _spans(ends: Int64Array | Int32Array, start: int) -> Int64Array:

@@ -84,6 +84,33 @@ def test_ids_follow_the_definition_where_nothing_is_a_border(dense: list[Unicode
                 assert encoded(rules, text.encode()) == by_definition(vocabulary, text)
 
 
+def test_rules_that_use_what_no_rule_makes_do_no_harm() -> None:
+    ngrams = ["yz", "xyz", "wxyz", "wxy", "vwxyz", "ghi", "fghi", "gh", "abcd"]  # nothing makes wxy, ghi by hi, abcd
+    vocabulary = UnicodeVocabulary.of_ngrams(ngrams)
+    rules = Rules(vocabulary, "unk", match_specials=True)
+    for text in ("vwxyz", "wxyzwxy", "fghifghi ghi", "abcdvwxyzwxyv"):
+        for step in (None, 1, 2):
+            assert encoded(rules, text.encode(), step) == by_definition(vocabulary, text)
+
+
+def test_sparse_vocabularies_follow_the_definition() -> None:
+    draw = random.Random(3)
+    for count in (20, 100, 400):
+        ngrams = {"".join(draw.choices("abcdefgh", k=draw.randint(2, 5))) for _ in range(count)}
+        vocabulary = UnicodeVocabulary.of_ngrams(ngrams)
+        rules = Rules(vocabulary, "unk", match_specials=True)
+        for _ in range(60):
+            text = "".join(draw.choices([*ngrams, *"abcdefgh "], k=12))
+            assert encoded(rules, text.encode()) == by_definition(vocabulary, text)
+
+
+def test_a_token_of_characters_and_of_the_unknown_token_is_refused() -> None:
+    ids = {token: index for index, token in enumerate(["a", "<", "u", ">", "<u", "<u>", "a<u>", "a<", "u>", "a<u"])}
+    merges = [["a", "<u>"], ["a<", "u>"], ["<", "u"], ["a", "<"], ["u", ">"]]
+    with pytest.raises(ConfigError, match="unknown token"):
+        Rules(UnicodeVocabulary.of_merges(ids, merges, [], "<u>"), "unk", match_specials=True)
+
+
 @pytest.mark.parametrize("mode", ["unk", "byte"])
 def test_ids_are_those_of_hugging_face(vocabulary: UnicodeVocabulary, rules: dict[str, Rules], mode: str) -> None:
     reference = Tokenizer.from_str(write_vocabulary(vocabulary, bytes_after=mode == "byte").decode())
