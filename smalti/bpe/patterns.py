@@ -66,7 +66,7 @@ class Pattern:
 
         Returns:
             (ends, matched, sure): where each new piece ends, int64; whether it is a match; and how many are the same
-            however the text goes on.
+            however the last of the pieces goes on.
         """
         whole = np.array([len(text)] if len(text) else [], np.int64)
         return _pieces(_kinds(text, *self._classes), whole if ends is None else ends, *self._program)
@@ -177,8 +177,8 @@ def _kinds(text: Any, ascii: Any, numbers: Any, blocks: Any) -> Any:
 
 @kernel
 def _pieces(kinds: Any, bounds: Any, program: Any, ways: Any, starts: Any, bits: Any) -> Any:
-    """Cuts each piece of a text; gives ends, whether each is a match, and how many come before one that looked at the
-    end of its text. It is one function because numba counts references to arrays at every call."""
+    """Cuts each piece of a text; gives ends, whether each is a match, and how many come before the first that looked
+    at the end of the last piece. It is one function because numba counts references to arrays at every call."""
     ends = np.empty(kinds.size // 3 + 16, np.int64)
     matched = np.empty(ends.size, np.bool_)
     stack = np.empty((len(program) + 1, 3), np.int64)  # where to go on: instruction, place, and characters taken
@@ -243,7 +243,7 @@ def _pieces(kinds: Any, bounds: Any, program: Any, ways: Any, starts: Any, bits:
                     step += 1
                 if end > place:
                     break
-            if at_end and sure < 0:
+            if at_end and sure < 0 and bound == bounds[-1]:
                 sure = count
             if end <= place:
                 place += 1

@@ -45,13 +45,12 @@ class Cut:
         found, matched, _ = self.pattern.pieces(text, ends)
         return found[self._kept(found, matched, ends)]
 
-    def certain(self, text: Bytes) -> int:
-        """Where a piece ends that stays one however the text goes on, the last such place; 0 if there is none."""
-        found, matched, sure = self.pattern.pieces(text)
-        kept = found[self._kept(found, matched, found[-1:])]
+    def certain(self, text: Bytes, ends: Any) -> tuple[Any, int]:
+        """(ends, how many of them stay however the last piece goes on)."""
+        found, matched, sure = self.pattern.pieces(text, ends)
+        kept = found[self._kept(found, matched, ends)]
         # Whether a piece is joined with the next one is certain only if that one is.
-        below = kept[kept <= found[sure - 2]] if sure > 1 else kept[:0]
-        return int(below[-1]) if len(below) else 0
+        return kept, int(np.searchsorted(kept, found[sure - 2], side="right")) if sure > 1 else 0
 
     def _kept(self, found: Any, matched: Any, ends: Any) -> Any:
         """Which ends remain."""

@@ -10,25 +10,24 @@ it would not encode exactly. Bytes that are no UTF-8 are characters of their own
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from smalti.bpe.added import Search
 from smalti.bpe.alphabets import GPT2
 from smalti.bpe.blocks import certain
-from smalti.bpe.characters import CODE_POINTS, ESCAPED, Bytes, character
+from smalti.bpe.characters import CODE_POINTS, Bytes, character
 from smalti.bpe.compiled import kernel
+from smalti.bpe.decoders import FALLBACK, decoding_of
 from smalti.bpe.encoder import Encoder
 from smalti.bpe.pretokenizers import Escape, Unsupported, steps_of
-from smalti.bpe.splitters import as_array, white_space
-from smalti.bpe.tokenizer_json import Added, File, Model, byte_merges, rules
-from smalti.bpe.trie import NONE, longest, trie_of
+from smalti.bpe.splitters import as_array
+from smalti.bpe.tokenizer_json import File, Model, byte_merges, rules
+from smalti.bpe.trie import NONE
 from smalti.errors import CheckpointError
-
-FALLBACK = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,21 @@ class Encoded:
     Args:
         ids: (tokens,), int32.
         spans: (tokens, 2), int64: the characters of the text that each stands for, partly or wholly; None if not asked.
+        stop: how many bytes of the text they stand for.
     """
 
     ids: Any
-    spans: Any = None
+    spans: Any
+    stop: int
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A text without its added tokens.
+    """A text without its added tokens, with its spaces as the file wants them.
 
     Args:
-        text: what goes through the steps, all sections one after another.
-        ends: where each section ends.
+        text: all sections between added tokens, one after another.
+        ends: where each section ends that is not empty.
         found: (added tokens, 3): where each begins and ends in the data, and its id.
         before: (added tokens,): how much of `text` stands before each.
         origin: (text,): the byte of the data that each byte of `text` is made of; None if not asked.
@@ -82,16 +83,35 @@ class TextEngine:
             raise Unsupported("added tokens that are searched in normalized text")
         if any(each.single_word for each in file.added):
             raise Unsupported("added tokens that must be single words")
-        self._symbols = _Bytes(model) if self.steps.byte_level else _Characters(model, file)
+        self._symbols: _Bytes | _Characters = _Bytes(model) if self.steps.byte_level else _Characters(model)
         merges = self._symbols.merges
         whole = self._symbols.whole(model) if model.ignore_merges else {}
+        self._takes_whole = bool(whole)
         self.encoder = Encoder(merges, whole)
         self.size = max([merges.size, *(each.id + 1 for each in file.added)])
         self._lengths = self.encoder.lengths.copy()
         for token, symbols in whole.items():
             self._lengths[token] = len(symbols)
-        self.pieces = self._pieces(model)
-        self._search = {special: _Search(file.added, special) for special in (False, True)}
+        self.decoding = decoding_of(file.decoder, byte_level=self.steps.byte_level)
+        self.tokens = self.decoding.tokens(model.vocab, file.added, self.size)
+        self._search = {special: Search(file.added, special) for special in (False, True)}
+
+    @property
+    def losses(self) -> list[str]:
+        """What decoding does not give back; nothing if it is exact for all bytes."""
+        escape = self.steps.escape
+        known = {
+            "whether a space was in front of the text": self.steps.prepends or self.decoding.strip,
+            f"which spaces were {escape.replacement!r}" if escape else "": escape is not None,
+            "characters without a token": self._symbols.forgets,
+            "white space beside added tokens": any(each.lstrip or each.rstrip for each in self.file.added),
+        }
+        return [loss for loss, present in known.items() if present]
+
+    @property
+    def streams(self) -> bool:
+        """Whether text can be encoded in parts."""
+        return not self.steps.prepends and not any(each.lstrip or each.rstrip for each in self.file.added)
 
     def encode(self, data: bytes | memoryview, *, special: bool = False, spans: bool = False) -> Encoded:
         """Encodes a whole text.
@@ -102,102 +122,111 @@ class TextEngine:
             spans: whether to give the characters that each token stands for.
         """
         array = as_array(data)
-        prepared = self._prepare(array, special, spans)
+        prepared = self._prepare(array, self._search[special].find(array), spans)
         ends = prepared.ends
         for cut in self.steps.cuts:
             ends = cut(prepared.text, ends)
+        return self._encoded(array, prepared, ends, spans)
+
+    def encode_open(self, data: bytes | memoryview, *, special: bool = False) -> Encoded:
+        """Encodes as much of a text's beginning as stays the same however the text goes on.
+
+        What follows it may be encoded alone.
+        """
+        search, array = self._search[special], as_array(data)
+        if not self.streams:
+            return Encoded(np.zeros(0, np.int32), None, 0)
+        limit = max(0, len(array) - search.longest + 1)  # added tokens that begin later are not seen yet
+        limit -= _unfinished(array[:limit])
+        found = search.find(array)
+        found = found[found[:, 0] < limit]
+        end = max(limit, int(found[-1, 1]) if len(found) else 0)
+        prepared = self._prepare(array[:end], found, spans=self.steps.escape is not None or len(found) > 0)
+        closed = len(found) > 0 and found[-1, 1] == end
+        ends, stop = self._cut_open(prepared, closed)
+        whole = stop == len(prepared.text)
+        data_stop = end if whole else stop if prepared.origin is None else int(prepared.origin[stop])
+        kept = found[:, 0] < data_stop
+        part = replace(prepared, text=prepared.text[:stop], found=found[kept], before=prepared.before[kept])
+        return replace(self._encoded(array, part, ends, False), stop=data_stop)
+
+    def _cut_open(self, prepared: _Prepared, closed: bool) -> tuple[Any, int]:
+        """The pieces that stay, and where the last of them ends; `closed`: whether the last section goes on no more."""
+        ends, text = prepared.ends, prepared.text
+        if closed:
+            for cut in self.steps.cuts:
+                ends = cut(text, ends)
+            return ends, len(text)
+        if not len(text):
+            return ends, 0
+        if not self.steps.cuts:
+            begin = int(ends[-2]) if len(ends) > 1 else 0
+            stop = begin + (0 if self._takes_whole else self._border(text[begin:]))
+            return np.append(ends[ends < stop], np.array([stop] * (stop > 0), np.int64)), stop
+        ends, sure = self.steps.cuts[0].certain(text, ends)
+        ends = ends[:sure]
+        stop = int(ends[-1]) if sure else 0
+        for cut in self.steps.cuts[1:]:
+            ends = cut(text[:stop], ends)
+        return ends, stop
+
+    def _border(self, text: Bytes) -> int:
+        """Where text that is one piece may be cut."""
+        symbols, _, first, _ = self._symbols.of(text, np.array([len(text)]))
+        border = certain(self.encoder, symbols, self.encoder.encode(symbols))[1]
+        return border if first is None or not border else int(first[border])
+
+    def _encoded(self, data: Bytes, prepared: _Prepared, ends: Any, spans: bool) -> Encoded:
         symbols, ends, first, last = self._symbols.of(prepared.text, ends)
         ids = self.encoder.encode_pieces(symbols, ends)
-        places = np.searchsorted(self._borders(ids), np.searchsorted(first, prepared.before), side="right")
-        with_added = np.insert(ids, places - 1, prepared.found[:, 2]) if len(places) else ids
+        if not spans and not len(prepared.found):
+            return Encoded(ids, None, len(data))
+        borders = np.concatenate([[0], np.cumsum(self._lengths[ids])])
+        before = prepared.before if first is None else np.searchsorted(first, prepared.before)
+        places = np.searchsorted(borders, before, side="right") - 1
+        every = np.insert(ids, places, prepared.found[:, 2])
         if not spans:
-            return Encoded(with_added)
-        borders, characters = self._borders(ids), _character_numbers(array)
-        start, stop = prepared.origin[first[borders[:-1]]], prepared.origin[last[borders[1:] - 1] - 1]
-        both = np.stack([characters[start], characters[stop] + 1], axis=1) if len(ids) else np.zeros((0, 2), np.int64)
-        found = prepared.found[:, :2].copy()
-        if len(places):
-            found = np.stack([characters[found[:, 0]], characters[found[:, 1] - 1] + 1], axis=1)
-            both = np.insert(both, places - 1, found, axis=0)
-        return Encoded(with_added, both)
+            return Encoded(every, None, len(data))
+        start, stop = borders[:-1], borders[1:] - 1
+        if first is not None:
+            start, stop = first[start], last[stop] - 1
+        numbers = np.cumsum(_begins(data)) - 1  # of the character that each byte belongs to
+        own = np.stack([numbers[prepared.origin[start]], numbers[prepared.origin[stop]] + 1], axis=1)
+        added = np.stack([numbers[prepared.found[:, 0]], numbers[prepared.found[:, 1] - 1] + 1], axis=1)
+        return Encoded(every, np.insert(own, places, added, axis=0), len(data))
 
-    def certain(self, data: bytes | memoryview, *, special: bool = False) -> int:
-        """A place where the text may be cut in two, however it goes on; the last one, or 0.
-
-        What stands before and behind it may be encoded alone, to the same ids.
-        """
-        search = self._search[special]
-        if self.steps.prepends or search.strips:
-            return 0
-        array = as_array(data)
-        array = array[: len(array) - _unfinished(array)]
-        limit = max(0, len(array) - search.longest + 1)  # added tokens that begin later are not seen yet
-        found = search.find(array)
-        inside = found[found[:, 0] < limit]
-        begin = int(inside[-1, 1]) if len(inside) else 0
-        section = array[begin : int(found[len(inside), 0]) if len(inside) < len(found) else len(array)]
-        place = begin + self._certain_of_section(section)
-        while place > limit:  # seldom: an added token as long as many pieces
-            section = section[: limit - begin]
-            place = begin + self._certain_of_section(section)
-        return place
-
-    def _certain_of_section(self, section: Bytes) -> int:
-        if self.steps.cuts and len(section):
-            return self.steps.cuts[0].certain(section)
-        if not self.steps.byte_level or not len(section):
-            return 0
-        ids = self.encoder.encode(section)
-        return certain(self.encoder, section, ids)[1]
-
-    def _prepare(self, data: Bytes, special: bool, spans: bool) -> _Prepared:
+    def _prepare(self, data: Bytes, found: Any, spans: bool) -> _Prepared:
         """Takes the added tokens out, writes spaces as the file wants them."""
-        found = self._search[special].find(data)
         starts, stops = np.append(0, found[:, 1]), np.append(found[:, 0], len(data))
-        if not len(found) and not self.steps.prepends and self.steps.escape is None:
-            return _Prepared(data, stops[stops > 0], found, stops[:0], np.arange(len(data)) if spans else None)
-        texts, origins = [], []
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-            text, origin = self._section(data[start:stop], start == 0, spans)
-            texts.append(text)
-            origins.append(start + origin)
-        ends = np.cumsum([len(text) for text in texts])
-        kept = ends[np.diff(ends, prepend=0) > 0]
-        return _Prepared(np.concatenate(texts), kept, found, ends[:-1], np.concatenate(origins))
+        if self.steps.prepends or self.steps.escape:
+            sections = [
+                self._section(data[start:stop], start, spans)
+                for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+            ]
+            texts, origins = zip(*sections, strict=True)
+            origin: Any
+            text, origin, sizes = np.concatenate(texts), np.concatenate(origins), [len(each) for each in texts]
+        else:
+            steps = np.zeros(len(data) + 1, np.int64)
+            steps[found[:, 0]] += 1
+            steps[found[:, 1]] -= 1
+            outside = np.cumsum(steps[:-1]) == 0 if len(found) else slice(None)
+            text, sizes = data[outside], list(stops - starts)
+            origin = np.arange(len(data))[outside] if spans else None
+        ends = np.cumsum(sizes)
+        return _Prepared(text, ends[np.diff(ends, prepend=0) > 0], found, ends[:-1], origin)
 
-    def _section(self, data: Bytes, first: bool, spans: bool) -> tuple[Bytes, Any]:
-        """A section's text, and the place in it that each byte is made of."""
+    def _section(self, data: Bytes, start: int, spans: bool) -> tuple[Bytes, Any]:
+        """The text of a section that begins at a place of the data, and the byte that each of its bytes is made of."""
         escape = self.steps.escape or Escape(" ", "always" if self.steps.space else "never")
         sign = escape.replacement.encode()
         text = data.tobytes().replace(b" ", sign)
         origin = np.repeat(np.arange(len(data)), np.where(data == 32, len(sign), 1)) if spans else np.zeros(0, np.int64)
-        begins = escape.prepend == "each" or (not text.startswith(sign) and (escape.prepend == "always" or first))
-        if escape.prepend != "never" and begins and text:
+        wanted = {"never": False, "first": start == 0, "always": True, "each": True}[escape.prepend]
+        if text and wanted and (escape.prepend == "each" or not text.startswith(sign)):
             text = sign + text
             origin = np.concatenate([np.zeros(len(sign), np.int64), origin]) if spans else origin
-        return np.frombuffer(text, np.uint8), origin
-
-    def _borders(self, ids: Any) -> Any:
-        """(tokens + 1,): where tokens begin and end, in symbols."""
-        return np.concatenate([[0], np.cumsum(self._lengths[ids])])
-
-    def _pieces(self, model: Model) -> list[bytes]:
-        """The bytes that each id stands for, before the decoder's last touch."""
-        escape = self.steps.escape
-        pieces = [b""] * self.size
-        fallback = dict(zip(FALLBACK, range(256), strict=True)) if model.byte_fallback else {}
-        for token, number in model.vocab.items():
-            if self.steps.byte_level and GPT2.holds(token):
-                pieces[number] = GPT2.data(token)
-            elif token in fallback:
-                pieces[number] = bytes([fallback[token]])
-            else:
-                text = token.replace(escape.replacement, " ") if escape else token
-                pieces[number] = text.encode("utf-8", "surrogatepass")
-        for each in self.file.added:
-            if each.content not in fallback:
-                pieces[each.id] = each.content.encode("utf-8", "surrogatepass")
-        return pieces
+        return np.frombuffer(text, np.uint8), start + origin
 
 
 def _model(file: File) -> Model:
@@ -217,6 +246,8 @@ def _model(file: File) -> Model:
 class _Bytes:
     """Symbols of byte-level models: bytes."""
 
+    forgets = False
+
     def __init__(self, model: Model) -> None:
         if not all(each in model.vocab for each in GPT2.characters):
             raise Unsupported("a byte-level vocabulary without all bytes")
@@ -227,15 +258,14 @@ class _Bytes:
         return {number: list(GPT2.data(token)) for number, token in tokens.items()}
 
     def of(self, text: Bytes, ends: Any) -> tuple[Any, Any, Any, Any]:
-        """(symbols, ends of pieces, first byte of each symbol, end of each symbol)."""
-        places = np.arange(len(text) + 1)
-        return text, ends, places[:-1], places[1:]
+        """(symbols, ends of pieces, None, None): every byte is a symbol."""
+        return text, ends, None, None
 
 
 class _Characters:
     """Symbols of text models: the characters that are tokens, the 256 bytes of others, and one for the unknown."""
 
-    def __init__(self, model: Model, file: File) -> None:
+    def __init__(self, model: Model) -> None:
         known = sorted(token for token in model.vocab if len(token) == 1)
         symbols = {token: place for place, token in enumerate(known)}
         fallback = [token for token in FALLBACK if token in model.vocab] if model.byte_fallback else []
@@ -250,87 +280,21 @@ class _Characters:
             self._unknown = len(symbols)
             symbols[model.unk_token] = self._unknown
         self._fuse = model.fuse_unk
+        self.forgets = not fallback
         self._table = np.full(CODE_POINTS, NONE, np.int32)
         self._table[[ord(token) for token in known]] = np.arange(len(known))
         self._symbols = symbols
         self.merges = rules(model, symbols)
 
     def whole(self, model: Model) -> dict[int, Sequence[int]]:
-        tokens = {number: token for token, number in model.vocab.items() if len(token) > 1}
-        return {
-            number: [self._symbols[each] for each in token]
-            for number, token in tokens.items()
-            if self._symbols.keys() >= set(token)
-        }
+        known = {token: number for token, number in model.vocab.items() if self._symbols.keys() >= set(token) and token}
+        if any(len(token) > 1 and token in self._symbols for token in known):
+            raise Unsupported("ignore_merges where text can spell the unknown token or a byte's")
+        return {number: [self._symbols[each] for each in token] for token, number in known.items() if len(token) > 1}
 
     def of(self, text: Bytes, ends: Any) -> tuple[Any, Any, Any, Any]:
         """(symbols, ends of pieces, first byte of each symbol, end of each symbol)."""
         return _characters(text, ends, self._table, self._first, self._unknown, self._fuse)
-
-
-class _Search:
-    """Finds added tokens: the leftmost, of those the longest."""
-
-    def __init__(self, added: Sequence[Added], special: bool) -> None:
-        self._rounds = []
-        for normalized in (False, True):
-            tokens = [each for each in added if each.normalized == normalized and each.content]
-            if tokens:
-                self._rounds.append((tokens, _trie_of([each.content.encode() for each in tokens])))
-        self._special = special
-        active = [each for each in added if special or not each.special]
-        self.longest = max((len(each.content.encode()) for each in added), default=1)
-        self.strips = any(each.lstrip or each.rstrip for each in active)
-        self._idle = not active
-
-    def find(self, data: Bytes) -> Any:
-        """(found, 3), int64: where each begins and ends, and its id, in the order of places."""
-        found = np.zeros((0, 3), np.int64)
-        for tokens, trie in [] if self._idle else self._rounds:
-            begin, new = 0, []
-            for start, stop in [*found[:, :2].tolist(), [len(data), len(data)]]:
-                new += self._within(data, begin, start, tokens, trie)
-                begin = stop
-            found = np.concatenate([found, np.array(new, np.int64).reshape(-1, 3)])
-            found = found[np.argsort(found[:, 0], kind="stable")]
-        return found
-
-    def _within(self, data: Bytes, begin: int, end: int, tokens: Sequence[Added], trie: Any) -> list[list[int]]:
-        """Added tokens between two places, with the white space that they take with them."""
-        found, done = [], begin
-        for start, stop, place in _find(data[begin:end], trie).tolist():
-            token, start, stop = tokens[place], begin + start, begin + stop
-            if token.special and not self._special:
-                continue
-            if token.lstrip:
-                start = max(done, start - _spaces(data[begin:start][::-1], reverse=True))
-            if token.rstrip:
-                stop += _spaces(data[stop:end], reverse=False)
-            found.append([start, stop, token.id])
-            done = stop
-        return found
-
-
-def _spaces(data: Bytes, *, reverse: bool) -> int:
-    """How many bytes of white space data begins with; `reverse`: the data stands backwards."""
-    size = 64
-    while True:
-        part = data[:size]
-        space = white_space(part[::-1] if reverse else part, unicode=True)
-        other = np.flatnonzero(~(space[::-1] if reverse else space))
-        if len(other) or size >= len(data):
-            return int(other[0]) if len(other) else len(data)
-        size *= 8
-
-
-def _trie_of(strings: Sequence[bytes]) -> Any:
-    offsets = np.concatenate([[0], np.cumsum([len(each) for each in strings])]).astype(np.int64)
-    return trie_of(np.frombuffer(b"".join(strings), np.uint8).astype(np.int32), offsets, np.arange(len(strings)), 256)
-
-
-def _character_numbers(data: Bytes) -> Any:
-    """(bytes,): the number of the character that each byte belongs to."""
-    return np.cumsum(_begins(data)) - 1
 
 
 def _unfinished(data: Bytes) -> int:
@@ -352,34 +316,6 @@ def _begins(data: Any) -> Any:
         _, size = character(data, place, data.size)
         place += size
     return begins
-
-
-@kernel
-def _find(data: Any, trie: Any) -> Any:
-    """(found, 3): begin, end and number of the strings of a trie, leftmost and longest first, none overlapping."""
-    out = np.empty((16, 3), np.int64)
-    count, place = 0, 0
-    while place < data.size:
-        token = longest(trie, data, place, data.size)
-        if token < 0:
-            place += 1
-            continue
-        if count == len(out):
-            more = np.empty((2 * len(out), 3), np.int64)
-            more[:count] = out
-            out = more
-        node, end = 0, place
-        while end < data.size:
-            following = trie[node, 0] + data[end]
-            if trie[following, 1] != node:
-                break
-            node = following
-            end += 1
-        out[count, 0], out[count, 2] = place, token
-        place = end
-        out[count, 1] = place
-        count += 1
-    return out[:count]
 
 
 @kernel
