@@ -25,8 +25,10 @@ def run(case: Case) -> dict[str, Any]:
 
 
 def _preset(case: Case) -> VisualUnicode.Config:
-    variant = case.config.get("variant", "bvv241-2-3").replace("_", "-")
-    return PRESETS[variant if variant in PRESETS else f"bvv241-{variant}"]
+    """The preset that the case names, else the one of its size: pictures of the two sizes are disturbed differently."""
+    variant = case.config.get("variant", "").replace("_", "-")
+    by_size = "bvv241-2-3" if case.json.get("vocab_size", 65536) == 65536 else "bvv241-max"
+    return next((PRESETS[name] for name in (variant, f"bvv241-{variant}") if name in PRESETS), PRESETS[by_size])
 
 
 def _vocabulary(case: Case) -> dict[str, Any]:
