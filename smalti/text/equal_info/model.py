@@ -28,7 +28,7 @@ class Cursor(ABC):
     @property
     @abstractmethod
     def weights(self) -> WeightArray:
-        """(256,): of the next byte."""
+        """(256,): of the next byte; to be read before the next `push`."""
 
     @abstractmethod
     def push(self, byte: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from smalti.text.equal_info.model import BYTES, SCALE_BITS, ByteArray, Cursor, N
 
 START = BYTES  # the id that every window begins with
 IGNORED = -100  # a target that cross-entropy leaves out
+_CODING = threading.RLock()
 BETAS, WEIGHT_DECAY, CLIP, WARM_UP = (0.9, 0.95), 0.1, 1.0, 0.05
 
 
@@ -169,13 +171,14 @@ def train_network(network: ByteTransformer, samples: Iterable[Sample], training:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """PyTorch on so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    """PyTorch on so many threads; one caller at a time, because the number belongs to the process."""
+    with _CODING:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def fingerprint(network: ByteTransformer, count: int) -> Mapping[str, str]:

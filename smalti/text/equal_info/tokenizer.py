@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 import smalti.config
-from smalti.errors import CheckpointError, InputError
+from smalti.errors import CheckpointError, ConfigError, InputError
 from smalti.folder import fill
 from smalti.text.base import IdArray, Sample, StreamDecoder, StreamEncoder, TextTokenizer, as_bytes
 from smalti.text.equal_info.counts import CountModel
@@ -40,6 +40,7 @@ from smalti.text.equal_info.windows import MIN_BITS, NativeWindowEncoder, Window
 from smalti.text.equal_info.words import MAX_NATIVE, join_words, split_words, word_type
 from smalti.tokenizer import Tokenizer
 
+RECIPE = "exact equal-information windows; weights max(1, floor(p * 2^20))"
 PIECE = 1 << 20  # bytes, or ids, that are worked on at once
 Windower = TableEncoder | WindowEncoder | NativeWindowEncoder
 
@@ -184,17 +185,27 @@ class EqualInfoTokenizer(TextTokenizer):
         """The tokenizer of a table file.
 
         Args:
-            file: what `Table.save` wrote.
+            file: what `save_table` or `Table.save` wrote.
             token_bits: v; b by default.
 
         Raises:
             CheckpointError: if the file is damaged or was changed.
         """
         table, metadata = Table.load(file)
-        config = cls.Config(
-            bits=table.bits, token_bits=token_bits or table.bits, corpus=metadata.get("corpus", ""), model=Fixed()
-        )
-        return cls(config, table)
+        model = Fixed(source=json.loads(metadata["model"])) if "model" in metadata else Fixed()
+        corpus = metadata.get("corpus", "")
+        return cls(cls.Config(bits=table.bits, token_bits=token_bits or table.bits, model=model, corpus=corpus), table)
+
+    def save_table(self, file: str | Path) -> Path:
+        """Writes the table alone, with the recipe, its model's configuration and the corpus's hash as metadata.
+
+        Raises:
+            ConfigError: if this tokenizer has no table.
+        """
+        if not isinstance(self.model, Table) or not isinstance(self.config.model, Fixed):
+            raise ConfigError(f"there is a table where model.type is table, it is {self.config.model.type}")
+        source = self.config.model.source.model_dump(mode="json")
+        return self.model.save(file, {"recipe": RECIPE, "model": source, "corpus": self.config.corpus})
 
     def fit(self, samples: Iterable[Sample]) -> Self:
         """Fits the model to samples and, where the configuration asks for it, makes the table; gives this tokenizer.

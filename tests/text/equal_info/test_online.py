@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,6 +180,14 @@ def test_the_processs_own_number_of_threads_does_not_matter_and_stays(trained: E
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_that_code_at_once_do_not_disturb_one_another(trained: EqualInfoTokenizer) -> None:
+    samples = [prose(90, seed=seed) for seed in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(trained.ids, samples))
+    assert [trained.data(ids) for ids in together] == samples
+    assert all(np.array_equal(trained.ids(data), ids) for data, ids in zip(samples, together, strict=True))
 
 
 def test_another_process_decodes(trained: EqualInfoTokenizer, tmp_path: Path) -> None:

@@ -161,12 +161,22 @@ def test_tampered_folders_are_refused(tmp_path: Path) -> None:
 
 def test_a_table_file_is_enough_for_a_tokenizer(tmp_path: Path) -> None:
     tokenizer, data = fitted("b16"), prose(800)
-    assert isinstance(tokenizer.model, Table)
-    file = tokenizer.model.save(tmp_path / "table.safetensors", {"corpus": tokenizer.config.corpus})
+    file = tokenizer.save_table(tmp_path / "table.safetensors")
+    _, metadata = Table.load(file)
+    assert metadata.keys() == {"bits", "recipe", "model", "corpus", "sha256"}
     again = EqualInfoTokenizer.of_table(file)
-    assert np.array_equal(again.ids(data), tokenizer.ids(data)) and again.config.corpus == tokenizer.config.corpus
-    assert again.codes_hash == tokenizer.codes_hash
+    assert np.array_equal(again.ids(data), tokenizer.ids(data))
+    assert again.config == tokenizer.config and again.codes_hash == tokenizer.codes_hash
     assert np.array_equal(EqualInfoTokenizer.of_table(file, 8).ids(data), fitted("b16-v8").ids(data))
+    with pytest.raises(ConfigError, match="counts"):
+        fitted("b48-v16").save_table(file)
+
+
+def test_ids_do_not_depend_on_the_batch() -> None:
+    samples = [prose(300, seed=seed) for seed in range(8)]
+    for name in ("b16", "b48-v16"):
+        alone = [fitted(name).encode(sample) for sample in samples]
+        assert all(one.equal(other) for one, other in zip(fitted(name).encode(samples), alone, strict=True))
 
 
 # --- configurations --------------------------------------------------------------------------------------------------
