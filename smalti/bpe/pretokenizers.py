@@ -102,6 +102,35 @@ class Steps:
         """Whether anything comes in front of the text."""
         return self.space or (self.escape is not None and self.escape.prepend != "never")
 
+    def written(self, data: Bytes, start: int = 0, origins: bool = False) -> tuple[Bytes, Any]:
+        """Text with its spaces as they should be.
+
+        Args:
+            data: UTF-8, what stands between two added tokens.
+            start: where it begins in the sample.
+            origins: whether to give the byte of the sample that each byte of the result is made of.
+
+        Returns:
+            (text, origins); without them an empty array.
+        """
+        escape = self.escape or Escape(" ", "always" if self.space else "never")
+        sign = escape.replacement.encode()
+        text = data.tobytes().replace(b" ", sign)
+        origin = np.zeros(0, np.int64)
+        if origins:
+            origin = np.repeat(np.arange(len(data)), np.where(data == ord(" "), len(sign), 1))
+        wanted = {"never": False, "first": start == 0, "always": True, "each": True}[escape.prepend]
+        if text and wanted and (escape.prepend == "each" or not text.startswith(sign)):
+            text = sign + text
+            origin = np.concatenate([np.zeros(len(sign) * origins, np.int64), origin])
+        return np.frombuffer(text, np.uint8), start + origin
+
+    def pieces(self, text: Bytes, ends: Any) -> Any:
+        """Where pieces end, given where the sections of a text end."""
+        for cut in self.cuts:
+            ends = cut(text, ends)
+        return ends
+
 
 def steps_of(normalizer: Mapping[str, Any] | None, pre_tokenizer: Mapping[str, Any] | None) -> Steps:
     """The steps that a file describes.

@@ -23,7 +23,7 @@ from smalti.bpe.characters import CODE_POINTS, Bytes, character
 from smalti.bpe.compiled import kernel
 from smalti.bpe.decoders import FALLBACK, decoding_of
 from smalti.bpe.encoder import Encoder
-from smalti.bpe.pretokenizers import Escape, Unsupported, steps_of
+from smalti.bpe.pretokenizers import Unsupported, steps_of
 from smalti.bpe.splitters import as_array
 from smalti.bpe.tokenizer_json import File, Model, byte_merges, rules
 from smalti.bpe.trie import NONE
@@ -123,10 +123,7 @@ class TextEngine:
         """
         array = as_array(data)
         prepared = self._prepare(array, self._search[special].find(array), spans)
-        ends = prepared.ends
-        for cut in self.steps.cuts:
-            ends = cut(prepared.text, ends)
-        return self._encoded(array, prepared, ends, spans)
+        return self._encoded(array, prepared, self.steps.pieces(prepared.text, prepared.ends), spans)
 
     def encode_open(self, data: bytes | memoryview, *, special: bool = False) -> Encoded:
         """Encodes as much of a text's beginning as stays the same however the text goes on.
@@ -154,9 +151,7 @@ class TextEngine:
         """The pieces that stay, and where the last of them ends; `closed`: whether the last section goes on no more."""
         ends, text = prepared.ends, prepared.text
         if closed:
-            for cut in self.steps.cuts:
-                ends = cut(text, ends)
-            return ends, len(text)
+            return self.steps.pieces(text, ends), len(text)
         if not len(text):
             return ends, 0
         if not self.steps.cuts:
@@ -200,7 +195,7 @@ class TextEngine:
         starts, stops = np.append(0, found[:, 1]), np.append(found[:, 0], len(data))
         if self.steps.prepends or self.steps.escape:
             sections = [
-                self._section(data[start:stop], start, spans)
+                self.steps.written(data[start:stop], start, spans)
                 for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
             ]
             texts, origins = zip(*sections, strict=True)
@@ -216,26 +211,11 @@ class TextEngine:
         ends = np.cumsum(sizes)
         return _Prepared(text, ends[np.diff(ends, prepend=0) > 0], found, ends[:-1], origin)
 
-    def _section(self, data: Bytes, start: int, spans: bool) -> tuple[Bytes, Any]:
-        """The text of a section that begins at a place of the data, and the byte that each of its bytes is made of."""
-        escape = self.steps.escape or Escape(" ", "always" if self.steps.space else "never")
-        sign = escape.replacement.encode()
-        text = data.tobytes().replace(b" ", sign)
-        origin = np.repeat(np.arange(len(data)), np.where(data == 32, len(sign), 1)) if spans else np.zeros(0, np.int64)
-        wanted = {"never": False, "first": start == 0, "always": True, "each": True}[escape.prepend]
-        if text and wanted and (escape.prepend == "each" or not text.startswith(sign)):
-            text = sign + text
-            origin = np.concatenate([np.zeros(len(sign), np.int64), origin]) if spans else origin
-        return np.frombuffer(text, np.uint8), start + origin
-
 
 def _model(file: File) -> Model:
-    try:
-        model = Model.of(file.model)
-    except CheckpointError as error:
-        if file.model.get("type") == "BPE":
-            raise
-        raise Unsupported(str(error)) from None
+    if file.model.get("type", "BPE") != "BPE" or "merges" not in file.model:
+        raise Unsupported(f"a model of type {file.model.get('type')}")
+    model = Model.of(file.model)
     if model.dropout:
         raise CheckpointError(f"the file asks for dropout {model.dropout}, which makes ids random: set it to null")
     if model.continuing_subword_prefix or model.end_of_word_suffix:

@@ -9,7 +9,7 @@ be bytes, characters or any integers: the trainer only needs to know how each is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -71,6 +71,7 @@ def train(
     base: Any = None,
     learned: int | None = None,
     taken: Iterable[Spelling] = (),
+    reserved: Mapping[Spelling, int] | None = None,
     allowed: Callable[[Spelling], bool] | None = None,
     weights: Iterable[int] | None = None,
     memory: int | None = None,
@@ -86,6 +87,7 @@ def train(
         learned: the id of the first merge's result, above those of symbols and reserved tokens; by default the number
             of symbols.
         taken: spellings of reserved tokens, which merges may not make.
+        reserved: ids of reserved tokens that merges make, if they spell them and duplicates are reused.
         allowed: whether a token may be spelled so; by default always.
         weights: how often each segment counts; by default once.
         memory: bytes that the process may use, about; by default as many as help.
@@ -102,7 +104,7 @@ def train(
     corpus = Corpus.of(segments, ids, weights)
     lengths = np.ones(training.vocab, np.int64)
     pairs = Pairs(corpus, lengths, training.longest, training.min_count, _room(corpus, memory))
-    chosen = _Chosen(ids, spellings, first, taken)
+    chosen = _Chosen(ids, spellings, first, taken, reserved or {})
     wanted = training.vocab - first
     stopped = _run(pairs, chosen, lengths, training, allowed, wanted, report or (lambda done, total: None))
     return Trained(chosen.merges(), stopped)
@@ -111,10 +113,13 @@ def train(
 class _Chosen:
     """The merges so far, and how each token is spelled."""
 
-    def __init__(self, base: Any, spellings: Sequence[Any], first: int, taken: Iterable[Any]) -> None:
+    def __init__(
+        self, base: Any, spellings: Sequence[Any], first: int, taken: Iterable[Any], reserved: Mapping[Any, int]
+    ) -> None:
         self.base, self.next = base, first
         self.spelling: dict[int, Any] = dict(zip(base.tolist(), spellings, strict=True))
-        self.token = {spelling: token for token, spelling in self.spelling.items()}
+        self.token = {spelling: token for token, spelling in self.spelling.items()} | dict(reserved)
+        self.spelling |= {token: spelling for spelling, token in reserved.items()}
         self.taken = set(taken)
         self.pairs: list[tuple[int, int]] = []
         self.results: list[int] = []
