@@ -25,6 +25,7 @@ from smalti.text.equal_info.model import BYTES, ByteArray, Cursor, NextByte, Wei
 from smalti.text.equal_info.words import MAX_NATIVE, word_type
 
 MIN_BITS = 9  # 2^8 words, one for each first byte, and one more than that for the empty piece
+KEPT = 1 << 14  # nodes whose weights are kept, 34 MB
 OUTPUT = 1 << 20  # bytes that the decoding kernel gives at once
 LengthArray = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
@@ -193,7 +194,7 @@ class NativeWindowEncoder:
     def __init__(self, model: CountModel, bits: int) -> None:
         check_bits(bits)
         self.bits = bits
-        self._arrays, self._root = model.arrays, _below(model)
+        self._arrays, self._kept, self._root = model.arrays, _nothing_kept(), _below(model)
         self._state = np.array([0, 1 << bits, 0, 0], np.int64)  # low, size, node, depth
 
     @property
@@ -204,7 +205,7 @@ class NativeWindowEncoder:
         """The windows that ended."""
         text = np.frombuffer(data, np.uint8)
         words, lengths = np.empty(len(text), np.int64), np.empty(len(text), np.int64)
-        count = _encode(self._arrays, self._root, self._state, text, self.bits, words, lengths)
+        count = _encode(self._arrays, self._kept, self._root, self._state, text, self.bits, words, lengths)
         return Windows(words[:count].astype(word_type(self.bits)), lengths[:count].copy())
 
     def finish(self) -> Windows:
@@ -217,14 +218,19 @@ class NativeWindowEncoder:
 
 def _decode_native(words: WordArray, model: CountModel, bits: int) -> bytes:
     check_bits(bits)
-    root, state = _below(model), np.array([0, 1 << bits, 0, 0], np.int64)
+    kept, root, state = _nothing_kept(), _below(model), np.array([0, 1 << bits, 0, 0], np.int64)
     given, done, parts = words.astype(np.int64), 0, list[bytes]()
     out = np.empty(OUTPUT, np.uint8)
     while True:
-        done, size = _decode(model.arrays, root, state, given, done, bits, out)
+        done, size = _decode(model.arrays, kept, root, state, given, done, bits, out)
         parts.append(out[:size].tobytes())
         if done == len(given):
             return b"".join(parts)
+
+
+def _nothing_kept() -> tuple[WeightArray, WeightArray]:
+    """Room for the cumulative weights of nodes that are asked for often."""
+    return np.full(KEPT, -1, np.int64), np.empty((KEPT, BYTES + 1), np.int64)
 
 
 def _below(model: CountModel) -> WeightArray:
@@ -239,25 +245,31 @@ def _part(others: Any, below: Any, total: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _fill_below(model: Any, node: Any, depth: Any, below: Any) -> None:
-    """Writes cumulative weights into below, (257,)."""
-    below[0] = 0
-    fill_weights(model, node, depth, below[1:])
-    for byte in range(BYTES):
-        below[byte + 1] += below[byte]
+def _below_at(model: Any, kept: Any, node: Any, depth: Any) -> Any:
+    """(257,): cumulative weights; `kept` has those of nodes that were asked for lately."""
+    nodes, rows = kept
+    place = node % nodes.size
+    deep = depth >= model[-1]  # there the weights are not the node's
+    row = rows[place]
+    if deep or nodes[place] != node:
+        row[0] = 0
+        fill_weights(model, node, depth, row[1:])
+        for byte in range(BYTES):
+            row[byte + 1] += row[byte]
+        nodes[place] = -1 if deep else node
+    return row
 
 
 @njit(cache=True, nogil=True)
-def _encode(model: Any, root: Any, state: Any, text: Any, bits: Any, words: Any, lengths: Any) -> Any:
+def _encode(model: Any, kept: Any, root: Any, state: Any, text: Any, bits: Any, words: Any, lengths: Any) -> Any:
     """Goes on from `state` (low, size, node, depth); gives the number of windows that ended."""
     low, size, node, depth = state
-    below = np.zeros(BYTES + 1, np.int64)
     count = 0
     for index in range(text.size):
         byte = np.int64(text[index])
         start, stop = np.int64(0), np.int64(0)
         if depth > 0 and size > 1:
-            _fill_below(model, node, depth, below)
+            below = _below_at(model, kept, node, depth)
             start = _part(size - 1, below[byte], below[BYTES])
             stop = _part(size - 1, below[byte + 1], below[BYTES])
         if start == stop:
@@ -278,10 +290,9 @@ def _encode(model: Any, root: Any, state: Any, text: Any, bits: Any, words: Any,
 
 
 @njit(cache=True, nogil=True)
-def _decode(model: Any, root: Any, state: Any, words: Any, done: Any, bits: Any, out: Any) -> Any:
+def _decode(model: Any, kept: Any, root: Any, state: Any, words: Any, done: Any, bits: Any, out: Any) -> Any:
     """Goes on from word number `done` until all words or all of `out` are used; gives both."""
     low, size, node, depth = state
-    below = np.zeros(BYTES + 1, np.int64)
     used = 0
     while done < words.size:
         if words[done] == low:
@@ -290,12 +301,11 @@ def _decode(model: Any, root: Any, state: Any, words: Any, done: Any, bits: Any,
             continue
         if used == out.size:
             break
-        others, extra = size - 1, np.int64(0)
+        others, extra, below = size - 1, np.int64(0), root
         if depth == 0:
-            below[:] = root
             others, extra = others - BYTES, np.int64(1)
         else:
-            _fill_below(model, node, depth, below)
+            below = _below_at(model, kept, node, depth)
         rank, byte, above = words[done] - low - 1, np.int64(0), np.int64(BYTES)
         while above - byte > 1:
             middle = (byte + above) >> 1
