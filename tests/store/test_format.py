@@ -9,15 +9,27 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from smalti.bits import pack_rows, unpack_rows
 from smalti.image.photo import PhotoTokenizer
 from smalti.store import TokenStore, encode_paths
+from smalti.text.base import IdArray, StreamEncoder
+from tests.store.texts import encode, write_texts
+from tests.text.runs import RunEncoder, RunTokenizer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "token-store.md").read_text()
 VECTORS = re.findall(r"^\| ([\d, ]+) \| ([\d, ()]+) \| ([0-9a-f ]+) \|$", PAGE, re.MULTILINE)
+
+
+ROWS = re.findall(r"^\| (\d+) \| (0: [^|]+) \|$", PAGE, re.MULTILINE)
+
+
+def line(name: str, codes: torch.Tensor) -> str:
+    """What the page's reader prints of a sample."""
+    return f"{name} codes {codes.numel()} {codes.flatten()[:8].tolist()}"
 
 
 @pytest.mark.parametrize(("widths", "codes", "data"), VECTORS)
@@ -30,7 +42,41 @@ def test_vectors_of_the_page(widths: str, codes: str, data: str) -> None:
 
 
 def test_there_are_vectors() -> None:
-    assert len(VECTORS) == 4
+    assert len(VECTORS) == 4 and len(ROWS) == 2
+
+
+class ByteTokenizer(RunTokenizer):
+    """A token per byte, under its own number."""
+
+    def __init__(self) -> None:
+        super().__init__(RunTokenizer.Config(), torch.arange(512))
+        self.vocab = (256,)
+
+    def stream_encoder(self) -> StreamEncoder:
+        class Encoder(RunEncoder):
+            def _encode(self, data: bytes, last: bool) -> IdArray:
+                self.position += len(data)
+                return np.frombuffer(data, np.uint8)
+
+        return Encoder(self)
+
+
+@pytest.mark.parametrize(("max_row", "rows"), ROWS)
+def test_rows_in_parts_of_the_page(tmp_path: Path, max_row: str, rows: str) -> None:
+    (tmp_path / "a.txt").write_bytes(b"abcabca")
+    encode_paths(
+        [tmp_path / "a.txt"], tmp_path / "store", ByteTokenizer(), reference="bytes", recipe={"max_row": int(max_row)}
+    )
+    table = pq.read_table(tmp_path / "store" / "shards")
+    assert (
+        str(table.schema.field("codes").type) == "list<element: uint8>"
+        and str(table.schema.field("part").type) == "int32"
+    )
+    expected = [
+        {"id": "a.txt", "part": int(part), "codes": [int(code) for code in codes.split()]}
+        for part, codes in (row.split(":") for row in rows.split(";"))
+    ]
+    assert table.to_pylist() == expected
 
 
 def test_the_reader_of_the_page_reads_a_store(photos: Path, tmp_path: Path, tokenizer: PhotoTokenizer) -> None:
@@ -39,8 +85,7 @@ def test_the_reader_of_the_page_reads_a_store(photos: Path, tmp_path: Path, toke
     assert program is not None
     done = subprocess.run([sys.executable, "-c", program[1]], cwd=tmp_path, capture_output=True, text=True, check=True)
     store = TokenStore(tmp_path / "STORE")
-    expected = [f"{name} codes {store[name].codes.flatten()[:8].tolist()}" for name in store.ids]
-    assert done.stdout.splitlines() == expected
+    assert done.stdout.splitlines() == [line(name, store[name].codes) for name in store.ids]
 
 
 def test_the_reader_of_the_page_reads_packed_codes(tmp_path: Path) -> None:
@@ -59,4 +104,14 @@ def test_the_reader_of_the_page_reads_packed_codes(tmp_path: Path) -> None:
     program = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert program is not None
     done = subprocess.run([sys.executable, "-c", program[1]], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"a codes {codes.flatten()[:8].tolist()}"]
+    assert done.stdout.splitlines() == [line("a", codes)]
+
+
+def test_the_reader_of_the_page_joins_parts(tmp_path: Path) -> None:
+    runs = RunTokenizer.Config().build()
+    encode(write_texts(tmp_path / "in", {"a.txt": 70_000}), tmp_path / "STORE", runs)
+    program = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert program is not None
+    done = subprocess.run([sys.executable, "-c", program[1]], cwd=tmp_path, capture_output=True, text=True, check=True)
+    store = TokenStore(tmp_path / "STORE")
+    assert done.stdout.splitlines() == [line(name, store[name].codes) for name in store.ids]
