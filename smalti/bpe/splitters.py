@@ -253,6 +253,19 @@ def aggregate(segments: Iterable[Bytes]) -> tuple[list[Bytes], list[int]]:
     return first, list(weights.values())
 
 
+def distinct(data: Bytes, ends: Places) -> tuple[list[bytes], Places]:
+    """Different pieces of data in the order of their first appearance, and how often each appears.
+
+    Args:
+        data: uint8.
+        ends: (pieces,): where each ends.
+    """
+    first, counts = _distinct(data, ends)
+    starts = np.concatenate([[0], ends])[first]
+    content = data.tobytes()
+    return [content[start:stop] for start, stop in zip(starts.tolist(), ends[first].tolist(), strict=True)], counts
+
+
 def as_array(data: Any) -> Bytes:
     """Bytes as an array, without a copy.
 
@@ -303,3 +316,46 @@ def _entropy(data: Any, offsets: Any) -> Any:
                 share = count / size
                 out[piece] -= share * np.log2(share)
     return out
+
+
+@kernel
+def _distinct(data: Any, ends: Any) -> Any:
+    """(number of the first of each kind of piece, how many there are of it), by hashing."""
+    slots = np.full(1 << 16, -1, np.int64)  # the kind that stands there
+    first, counts, hashes = np.empty(1 << 15, np.int64), np.empty(1 << 15, np.int64), np.empty(1 << 15, np.uint64)
+    kinds = 0
+    for piece in range(ends.size):
+        start, stop = np.int64(ends[piece - 1]) if piece else np.int64(0), ends[piece]
+        mixed = np.uint64(stop - start)
+        for place in range(start, stop):
+            mixed = (mixed ^ np.uint64(data[place])) * np.uint64(0x100000001B3)
+        mixed ^= mixed >> np.uint64(29)
+        slot = np.int64(mixed & np.uint64(slots.size - 1))
+        while slots[slot] >= 0:
+            kind = slots[slot]
+            begin = np.int64(ends[first[kind] - 1]) if first[kind] else np.int64(0)
+            if hashes[kind] == mixed and ends[first[kind]] - begin == stop - start:
+                size = 0
+                while size < stop - start and data[begin + size] == data[start + size]:
+                    size += 1
+                if size == stop - start:
+                    break
+            slot = (slot + 1) & (slots.size - 1)
+        if slots[slot] >= 0:
+            counts[slots[slot]] += 1
+            continue
+        if kinds == first.size:
+            first, counts = np.append(first, first), np.append(counts, counts)
+            hashes = np.append(hashes, hashes)
+            slots = np.full(2 * slots.size, -1, np.int64)
+            for kind in range(kinds):
+                slot = np.int64(hashes[kind] & np.uint64(slots.size - 1))
+                while slots[slot] >= 0:
+                    slot = (slot + 1) & (slots.size - 1)
+                slots[slot] = kind
+            slot = np.int64(mixed & np.uint64(slots.size - 1))
+            while slots[slot] >= 0:
+                slot = (slot + 1) & (slots.size - 1)
+        slots[slot], first[kinds], counts[kinds], hashes[kinds] = kinds, piece, 1, mixed
+        kinds += 1
+    return first[:kinds], counts[:kinds]

@@ -20,11 +20,12 @@ from smalti.bpe import Training, train
 from smalti.bpe.alphabets import GPT2
 from smalti.bpe.characters import CODE_POINTS
 from smalti.bpe.pretokenizers import Unsupported, steps_of
-from smalti.bpe.splitters import as_array
+from smalti.bpe.splitters import as_array, distinct
 from smalti.bpe.tokenizer_json import Added, File, Model
 from smalti.errors import require
 
 UNLIMITED = 2**30  # symbols of a token
+BATCH = 2**22  # bytes that are cut at once
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
@@ -79,7 +80,7 @@ def train_text(
     Raises:
         MissingDependencyError: if a step needs `tokenizers`, which is not installed.
     """
-    words = Counter(word for text in texts for word in _words(text, training))
+    words = _counted(texts, training)
     alphabet = _alphabet(words, training)
     ids = {special: place for place, special in enumerate(dict.fromkeys(training.specials))}
     for character in alphabet:
@@ -109,18 +110,32 @@ def train_text(
     )  # fmt: skip
 
 
-def _words(text: str, training: TextTraining) -> Iterator[str]:
-    """The pieces of a text, spelled as the model's tokens are."""
+def _counted(texts: Iterable[str], training: TextTraining) -> dict[str, int]:
+    """The pieces of all texts, spelled as the model's tokens are, and how often each comes."""
     try:
         steps = steps_of(training.normalizer, training.pre_tokenizer)
     except Unsupported:
-        yield from _foreign_words(text, training)
-        return
-    data, _ = steps.written(as_array(text.encode()))
-    ends = steps.pieces(data, np.array([len(data)] if len(data) else [], np.int64))
-    content = data.tobytes()
-    pieces = (content[start:stop] for start, stop in pairwise([0, *ends.tolist()]))
-    yield from map(GPT2.text, pieces) if steps.byte_level else (piece.decode() for piece in pieces)
+        return Counter(word for text in texts for word in _foreign_words(text, training))
+    counts: Counter[bytes] = Counter()
+    for batch in _batches(texts):
+        sections = [steps.written(as_array(text))[0] for text in batch]
+        data = np.concatenate(sections)
+        pieces, numbers = distinct(data, steps.pieces(data, np.cumsum([len(section) for section in sections])))
+        for piece, number in zip(pieces, numbers.tolist(), strict=True):
+            counts[piece] += number
+    return {GPT2.text(word) if steps.byte_level else word.decode(): count for word, count in counts.items()}
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[bytes]]:
+    """Texts as UTF-8, some megabytes at once; empty ones are left out."""
+    batch: list[bytes] = []
+    for text in texts:
+        batch += [text.encode()] if text else []
+        if sum(map(len, batch)) >= BATCH or len(batch) >= BATCH // 1024:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _foreign_words(text: str, training: TextTraining) -> Iterator[str]:
