@@ -258,11 +258,21 @@ def _check_saved(tokenizer: TextTokenizer, data: Mapping[str, bytes], ids: Mappi
     for what, other in _variants(tokenizer):
         same = all(np.array_equal(_ids_of(other, x), ids[name]) for name, x in data.items())
         expect(same or other.codes_hash != tokenizer.codes_hash, f"another {what} gives other ids under the same hash")
-    for key, tensor in tokenizer.tensors().items():
-        changed = {**tokenizer.tensors(), key: _nudged(tensor)}
+    _check_tensors(tokenizer)
+
+
+def _check_tensors(tokenizer: TextTokenizer) -> None:
+    """Tensors that were changed are refused, or are another tokenizer's; missing ones are refused."""
+    tensors = tokenizer.tensors()
+    build = type(tokenizer).from_tensors
+    for key, tensor in tensors.items():
+        rest = {name: value for name, value in tensors.items() if name != key}
+        expect_error(lambda: build(tokenizer.config, rest), f"tensors without {key}", CheckpointError)  # noqa: B023
+        if not tensor.numel():
+            continue
         try:
-            other = type(tokenizer).from_tensors(tokenizer.config, changed)
-        except (CheckpointError, ConfigError):
+            other = build(tokenizer.config, {**rest, key: _nudged(tensor)})
+        except CheckpointError:
             continue
         expect(other.codes_hash != tokenizer.codes_hash, f"the codes hash does not see a changed {key}")
 
@@ -285,8 +295,6 @@ def _ids_of(tokenizer: TextTokenizer, data: bytes) -> IdArray:
 
 def _nudged(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor with its first number changed."""
-    if not tensor.numel():
-        return torch.zeros(1, dtype=tensor.dtype)
     changed = tensor.clone()
     first = changed.view(-1)[:1]
     first.copy_(~first if tensor.dtype == torch.bool else first + 1)
