@@ -135,17 +135,19 @@ class RowReader:
             return  # an encoder that gets nothing might say so in an id
         encoder = self._tokenizer.stream_encoder()
         for block in self._file.blocks(start, self._block):
-            before, began = start + encoder.position, time.monotonic()
-            ids = self._checked(encoder.push(block))
-            if self._told is not None:
-                self._told(len(block), time.monotonic() - began)
-            yield ids, before, start + encoder.position
+            before = start + encoder.position
+            yield self._timed(len(block), encoder.push, block), before, start + encoder.position
         before = start + encoder.position
-        ids = self._checked(encoder.finish())
+        ids = self._timed(0, encoder.finish)
         self._file.check()
         yield ids, before, self.state.size
 
-    def _checked(self, ids: IdArray) -> IdArray:
+    def _timed(self, size: int, encode: Callable[..., IdArray], *block: bytes) -> IdArray:
+        """Ids that an encoder gives, checked; `told` hears what it took."""
+        began = time.monotonic()
+        ids = encode(*block)
+        if self._told is not None:
+            self._told(size, time.monotonic() - began)
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocab:
             raise InputError(f"the tokenizer gave ids outside its vocabulary of {self._vocab}")
         return ids.astype(self._dtype, copy=False)
