@@ -150,6 +150,20 @@ class Encoder:
         raise InputError(f"symbol {int(symbols[place])} at {place} has no token in this vocabulary")
 
 
+def effective(merges: Merges) -> Merges:
+    """The same encodings by one rule for each token that they have, where several make it: the one that does.
+
+    What makes a token within a longer text is what makes it alone, so that no other rule is ever applied.
+    """
+    table = table_of(merges.keys, merges.ranks)
+    facts, strings = _facts(merges), merges.strings
+    symbols = merges.base[strings.symbols].astype(np.int32)
+    reachable, _ = _reachable(facts, *table, merges.results, symbols, strings.offsets, merges.regular)
+    made = np.flatnonzero(reachable & (facts[:, LENGTH] > 1))
+    made = made[np.argsort(facts[made, RANK], kind="stable")]
+    return Merges(merges.base, facts[made][:, [LEFT, RIGHT]], made.astype(np.int32), size=merges.size)
+
+
 def _trie_of_strings(strings: Mapping[int, Sequence[int]], alphabet: int) -> Any:
     """The trie of some tokens and their symbols; no place at all if there are none."""
     if not strings:

@@ -6,6 +6,7 @@ one character of look-ahead. Whatever means different things to different engine
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -81,6 +82,35 @@ def parse(pattern: str, dialect: Dialect) -> Group:
     return group
 
 
+def in_oniguruma(pattern: str) -> str:
+    """A pattern of Rust's dialect in Oniguruma's.
+
+    Raises:
+        UnsupportedPattern: if it has anything that is not supported, or takes characters for good where that matters.
+    """
+    waiting = [parse(pattern, "rust")]
+    while waiting:
+        for choice in waiting.pop().choices:
+            waiting += [node for node in choice if isinstance(node, Group)]
+            for place, node in enumerate(choice):
+                if isinstance(node, Set) and node.possessive and not _free(node, choice[place + 1 :]):
+                    raise UnsupportedPattern(f"a possessive quantifier of the pattern {pattern!r}")
+    plain = re.sub(r"(?<!\\)([+*?]|\{\d+(?:,\d*)?\})\+", r"\1", pattern)
+    return plain.replace("$", r"\z")
+
+
+def _free(node: Set, following: Sequence[Node]) -> bool:
+    """Whether giving back a character of a set can't help what follows it to match."""
+    for other in following:
+        if isinstance(other, End):
+            return True
+        if not isinstance(other, Set) or (node.flags & other.flags).any():
+            return False
+        if other.least > 0:
+            return True
+    return True
+
+
 class _Parser:
     def __init__(self, pattern: str, dialect: Dialect) -> None:
         self.pattern, self.dialect, self.place = pattern, dialect, 0
@@ -134,6 +164,8 @@ class _Parser:
             inside = self.group(folded=folded)
             self.close()
             return inside
+        if self.take(r"\z"):
+            return End()
         if self.take("$"):
             if self.dialect != "rust":  # elsewhere it is the end of a line, too
                 raise self.unsupported("'$'")
