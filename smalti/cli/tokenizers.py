@@ -15,7 +15,7 @@ def open_tokenizer(name: str, device: str = "cpu") -> tuple[Tokenizer, str]:
     """Loads a tokenizer by name or folder.
 
     Args:
-        name: of a record, or a folder that `save` wrote.
+        name: of a record, or a folder that `save` wrote, or a tokenizer.json.
         device: where its tensors go, if it is a network; others work on the CPU.
 
     Returns:
@@ -39,7 +39,7 @@ def open_tokenizer(name: str, device: str = "cpu") -> tuple[Tokenizer, str]:
             raise ConfigError(f"device {device!r} can't be used: {str(error).splitlines()[0]}") from None
     elif device != "cpu":
         raise ConfigError(f"{name} works on the CPU, not on {device!r}")
-    return found, str(Path(name).resolve()) if Path(name).is_dir() else name
+    return found, str(Path(name).resolve()) if Path(name).is_dir() or name.endswith(".json") else name
 
 
 def open_neural(name: str, device: str = "cpu") -> tuple[NeuralTokenizer, str]:

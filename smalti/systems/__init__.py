@@ -125,8 +125,8 @@ def load(name_or_folder: str | Path, *, checkpoint: str | Path | None = None) ->
     """A trained system, ready to use.
 
     Args:
-        name_or_folder: a record's name, or a folder that `save` wrote. A name wins over a folder of the same name;
-            write "./name" for the folder.
+        name_or_folder: a record's name, or a folder that `save` wrote, or a tokenizer.json. A name wins over a folder
+            of the same name; write "./name" for the folder.
         checkpoint: which published checkpoint (a name that `smalti show` prints), or the path of an official file
             that is already here. By default the one that ships, else the first one published.
 
@@ -139,6 +139,8 @@ def load(name_or_folder: str | Path, *, checkpoint: str | Path | None = None) ->
         record = find(str(name_or_folder))
     elif is_folder(name_or_folder):
         return _load_folder(Path(name_or_folder))
+    elif os.path.isfile(name_or_folder) and os.fspath(name_or_folder).endswith(".json"):
+        return load_official("tokenizer-json", name_or_folder)
     elif os.path.exists(name_or_folder):
         raise InputError(
             f"{str(name_or_folder)!r} is not a saved Smalti folder. An official file needs its system's name: "
