@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -37,27 +37,23 @@ def command(
     The file is read as data: nothing that it holds is run. Every tensor of it must be known, and every tensor of ours
     filled; else nothing is written and the message names them.
     """
-    from smalti.checkpoint import read_official
-
     record = systems.find(system)
     entry = systems.entry_class(record)
     if out.exists() and not (out / "config.json").is_file():
         raise InputError(f"{out} exists and is not a saved Smalti folder: give a new path")
-    settings = None if config is None else read_config(config)
-    official = read_official(file)
-    model = build(entry, official, official.config if settings is None else settings, file)
+    model, copy = read(entry, file, None if config is None else read_config(config))
     published = published_as(record, file)
     try:
         model.save(out, licence=None if published is None else published.licence)
     except OSError as error:
         raise InputError(f"{out} can't be written: {error.strerror or error}") from None
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    copy = source(official)
     if as_json:
-        facts = {"out": str(out), "system": record.name, "kind": record.kind, "source": copy, "parameters": parameters}
+        facts = {"out": str(out), "system": record.name, "kind": record.kind, "source": copy, **size(model)}
         print_json({**facts, "licence": None if published is None else published.licence})
         return
-    lines = [f"{record.name}: took {copy}; {parameters / 1e6:.1f} M parameters -> {out}"]
+    ((what, count),) = size(model).items()
+    amount = f"{count / 1e6:.1f} M parameters" if what == "parameters" else f"{count} ids"
+    lines = [f"{record.name}: took {copy}; {amount} -> {out}"]
     lines += [f"licence of the weights: {published.licence}"] if published is not None else []
     console().print("\n".join([*lines, "", *next_steps(model, record, out)]), markup=False, soft_wrap=True)
 
@@ -83,14 +79,39 @@ def read_config(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def build(entry: Any, official: Official, config: Mapping[str, Any] | None, file: Path) -> Any:
+def read(entry: Any, file: Path, config: Mapping[str, Any] | None) -> tuple[Any, str]:
+    """The system of a published file, and what was taken of it.
+
+    Raises:
+        CheckpointError: if it is of something else.
+        ConfigError: if a configuration is given where files have none.
+    """
+    if hasattr(entry, "from_files"):  # vocabularies rather than tensors
+        if config is not None:
+            raise ConfigError(f"files of {entry.name} need no configuration, but --config was given")
+        return build(entry, file, lambda: entry.from_files(file)), str(file)
+    from smalti.checkpoint import read_official
+
+    official = read_official(file)
+    settings = official.config if config is None else config
+    return build(entry, file, lambda: entry.from_official(settings, official.state)), source(official)
+
+
+def size(model: Any) -> dict[str, int]:
+    """How large it is: parameters of a network, ids of a vocabulary."""
+    if hasattr(model, "parameters"):
+        return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    return {"vocabulary": model.vocab[0]}
+
+
+def build(entry: Any, file: Path, make: Callable[[], Any]) -> Any:
     """The system from what was read.
 
     Raises:
         CheckpointError: if it is a checkpoint of something else.
     """
     try:
-        return entry.from_official(config, official.state)
+        return make()
     except SmaltiError as error:
         raise CheckpointError(f"{file} does not fit {entry.name}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
@@ -137,11 +158,12 @@ def next_steps(model: Any, record: systems.Record, out: Path) -> list[str]:
     if record.kind != "tokenizer":
         needed = "".join(f", {name}=..." for name, condition in model.conditions.items() if condition.required)
         return ["use it in Python:", f"    {load}.generate(4, seed=0{needed})"]
+    measure = "bench reconstruct --data FOLDER" if hasattr(model, "parameters") else "text stats FOLDER"
     lines = [
         "encode files with it:",
         f"    smalti encode FILES -o STORE --tokenizer {quote(folder)}",
         "measure it on files of your own:",
-        f"    smalti bench reconstruct --tokenizer {quote(folder)} --data FOLDER",
+        f"    smalti {measure} --tokenizer {quote(folder)}",
     ]
     module = type(model).__module__
     known: KnownCodes | None = getattr(importlib.import_module(module), "KNOWN_CODES", None)

@@ -198,3 +198,25 @@ def test_stats_refuse_a_store_of_another_tokenizer(smalti: Smalti, store: Path, 
 def test_stats_need_a_tokenizer(smalti: Smalti, texts: Path) -> None:
     ran = smalti("text", "stats", texts)
     assert ran.code == 2 and "--tokenizer" in ran.err
+
+
+# --- convert ---------------------------------------------------------------------------------------------------------
+
+
+def test_published_vocabularies_are_converted(smalti: Smalti, tmp_path: Path) -> None:
+    from smalti.text.visual_unicode import VisualUnicode
+
+    tokenizer = VisualUnicode.Config.tiny().build()
+    published = tokenizer.save(tmp_path / "published")
+    ran = smalti("convert", published / "tokenizer.json", "-s", "visual-unicode", "-o", tmp_path / "own", "--json")
+    assert ran.code == 0 and ran.json["vocabulary"] == tokenizer.vocab[0]
+    assert VisualUnicode.load(tmp_path / "own").ids("日本".encode()).tolist() == tokenizer.ids("日本".encode()).tolist()
+    out = smalti("convert", published / "tokenizer.json", "-s", "visual-unicode", "-o", tmp_path / "own").out
+    assert f"{tokenizer.vocab[0]} ids" in out and "smalti text stats FOLDER" in out
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    for options, message in (
+        (("--config", tmp_path / "config.yaml"), "need no configuration"),
+        (("--config", tmp_path / "none.yaml"), "can't be read"),
+    ):
+        ran = smalti("convert", published, "-s", "visual-unicode", "-o", tmp_path / "other", *options)
+        assert ran.code == 2 and message in ran.err and not (tmp_path / "other").exists()
