@@ -11,8 +11,9 @@ from smalti.errors import require
 
 require("numba", "text")
 
+from smalti.bpe.corpus import Pieces  # noqa: E402
 from smalti.bpe.encoder import Encoder  # noqa: E402
 from smalti.bpe.trainer import Trained, Training, train  # noqa: E402
 from smalti.bpe.vocabulary import Merges, Strings  # noqa: E402
 
-__all__ = ["Encoder", "Merges", "Strings", "Trained", "Training", "train"]
+__all__ = ["Encoder", "Merges", "Pieces", "Strings", "Trained", "Training", "train"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,36 @@ from smalti.errors import InputError
 
 BORDER = -1
 MAX_PLACES = 2**32 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Sequences of symbols one after another.
+
+    Args:
+        data: of all, one axis.
+        offsets: (pieces + 1,), int64: where each begins.
+    """
+
+    data: Any
+    offsets: Any
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def views(self) -> list[Any]:
+        """The pieces, without copies."""
+        return [self.data[start:stop] for start, stop in pairwise(self.offsets.tolist())]
+
+    @classmethod
+    def joined(cls, items: Iterable[Any]) -> Pieces:
+        """All pieces of some `Pieces`, and of arrays, each of which is one."""
+        parts = [each if isinstance(each, Pieces) else np.asarray(each) for each in items]
+        data = [each.data if isinstance(each, Pieces) else each for each in parts]
+        sizes = [np.diff(each.offsets) if isinstance(each, Pieces) else np.array([len(each)]) for each in parts]
+        none = np.zeros(0, np.int64)
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate([none, *sizes]))])
+        return cls(np.concatenate(data) if data else none, offsets)
 
 
 @dataclass(eq=False)
@@ -36,36 +67,30 @@ class Corpus:
     weights: Any = None
 
     @classmethod
-    def of(cls, segments: Iterable[Any], base: Any, weights: Iterable[int] | None = None) -> Corpus:
-        """Joins segments.
+    def of(cls, pieces: Pieces, base: Any, weights: Any = None) -> Corpus:
+        """Lays out segments.
 
         Args:
-            segments: integer arrays of symbols.
+            pieces: the segments, of symbols.
             base: symbol -> token.
-            weights: how often each counts; by default once.
+            weights: (segments,): how often each counts; by default once.
 
         Raises:
             InputError: if a symbol has no token, or there are too many.
         """
-        arrays = [np.asarray(segment) for segment in segments]
-        size = sum(len(each) for each in arrays) + len(arrays) + 1
-        if size > MAX_PLACES:
-            raise InputError(f"{size} symbols are more than a trainer takes ({MAX_PLACES}): give it a part of them")
-        tokens = np.empty(size, np.int32)
+        symbols, offsets = pieces.data, pieces.offsets
+        count = len(offsets) - 1
+        if len(symbols) + count >= MAX_PLACES:
+            raise InputError(f"{len(symbols)} symbols are more than a trainer takes: give it a part of them")
+        if len(symbols) and (int(symbols.max()) >= len(base) or (base < 0).any()):
+            _refuse_unknown(symbols, base)
+        tokens = np.empty(len(symbols) + count + 1, np.int32)
         tokens[0] = BORDER
-        place = 1
-        for each in arrays:
-            tokens[place : place + len(each)] = base[each]
-            if len(each) and tokens[place : place + len(each)].min() < 0:
-                raise InputError(f"symbol {int(each[np.argmin(base[each])])} has no token")
-            place += len(each)
-            tokens[place] = BORDER
-            place += 1
-        counts = None if weights is None else np.fromiter(weights, np.int64)
-        if counts is None or (counts == 1).all():
+        _lay_out(symbols, offsets, base, tokens)
+        if weights is None or (weights == 1).all():
             return cls(tokens)
-        owners = np.repeat(np.arange(len(arrays), dtype=np.uint32), [len(each) + 1 for each in arrays])
-        return cls(tokens, np.concatenate([owners[:1], owners]), counts)
+        owners = np.repeat(np.arange(count, dtype=np.uint32), np.diff(offsets) + 1)
+        return cls(tokens, np.concatenate([owners[:1], owners]), weights)
 
     @property
     def nbytes(self) -> int:
@@ -79,6 +104,27 @@ class Corpus:
         self.tokens = self.tokens[:size]
         if weighted:
             self.owners = self.owners[:size]
+
+
+def _refuse_unknown(symbols: Any, base: Any) -> None:
+    """Raises InputError if a symbol has no token."""
+    known = np.zeros(max(len(base), int(symbols.max()) + 1), np.bool_)
+    known[: len(base)] = base >= 0
+    unknown = np.flatnonzero(~known[symbols])
+    if len(unknown):
+        raise InputError(f"symbol {int(symbols[unknown[0]])} has no token")
+
+
+@kernel
+def _lay_out(symbols: Any, offsets: Any, base: Any, tokens: Any) -> None:
+    """Writes the tokens of all segments, and a border behind each."""
+    place = 1
+    for segment in range(offsets.size - 1):
+        for index in range(offsets[segment], offsets[segment + 1]):
+            tokens[place] = base[symbols[index]]
+            place += 1
+        tokens[place] = BORDER
+        place += 1
 
 
 @kernel

@@ -41,8 +41,7 @@ class Pairs:
         weighted = corpus.owners is not None
         none = np.zeros(0, np.uint32), np.zeros(0, np.int64)
         self._weights = (corpus.owners, corpus.weights, True) if weighted else (*none, False)
-        self._before = np.zeros((len(lengths), 2), np.int64)  # of each left neighbour: count and number of places
-        self._after = np.zeros((len(lengths), 2), np.int64)
+        self._seen = np.zeros((2, len(lengths), 2), np.int64)  # zeros, but while neighbours of a new token are counted
         self._table: Any = _blank(16)
         self._heap: Any = np.empty((16, 2), np.int64)
         self._heap_size = self._pairs = 0
@@ -89,29 +88,26 @@ class Pairs:
 
     def _learn(self, token: int, places: Any) -> None:
         """Takes in the pairs of a new token that are frequent enough."""
-        tokens, before, after = self._corpus.tokens, self._before, self._after
-        _neighbours(tokens, places, token, *self._weights, self._lengths, self._longest, before, after)
-        new = _frequent(before, after, token, self._floor)
-        wanted = int(new[:, SIZE].sum())
-        if self._used + wanted > len(self._places):
-            before[:], after[:] = 0, 0
+        tokens = self._corpus.tokens
+        scope = (*self._weights, self._lengths, self._longest)
+        new, used = _neighbours(tokens, places, token, *scope, self._floor, self._used, self._seen)
+        if used > len(self._places):
+            _forget(tokens, places, token, self._seen)
             self._recount(self._floor)
             return
-        new[:, START] = self._used + np.cumsum(new[:, SIZE]) - new[:, SIZE]
-        _point(new, token, before, after)
-        _index(tokens, places, token, before, after, self._places)
-        before[:], after[:] = 0, 0
-        self._used += wanted
-        self._insert(new)
+        self._used = used
+        self._make_room(len(new))
+        _index(tokens, places, token, self._seen, self._places)
+        _forget(tokens, places, token, self._seen)
+        self._heap_size = _insert(self._table, self._heap, self._heap_size, new)
 
-    def _insert(self, new: Any) -> None:
-        self._pairs += len(new)
+    def _make_room(self, count: int) -> None:
+        """For so many more pairs."""
+        self._pairs += count
         if 2 * self._pairs > len(self._table):
             self._table = _enlarged(self._table, 2 * self._pairs)
-        _insert(self._table, new)
-        if self._heap_size + len(new) > len(self._heap):
-            self._heap = np.concatenate([self._heap, np.empty_like(self._heap), np.empty((len(new), 2), np.int64)])
-        self._heap_size = _offer(self._heap, self._heap_size, new)
+        if self._heap_size + count > len(self._heap):
+            self._heap = np.concatenate([self._heap, np.empty_like(self._heap), np.empty((count, 2), np.int64)])
 
     def _recount(self, floor: int) -> None:
         """Counts all pairs of the corpus anew, keeps those that reach a floor, raised where room is short."""
@@ -136,7 +132,8 @@ class Pairs:
         kept = kept[:count]
         kept[:, START] = np.where(indexed, ends[:count] - sizes[:count], UNINDEXED)
         self._used = int(ends[:count][indexed].max(initial=0))
-        self._insert(kept)
+        self._make_room(len(kept))
+        self._heap_size = _insert(self._table, self._heap, self._heap_size, kept)
         _index_all(corpus.tokens, self._table, self._places)
 
     def _counted(self, floor: int) -> Any:
@@ -186,12 +183,6 @@ def _enlarged(table: Any, least: int) -> Any:
         if table[old, KEY] != EMPTY:
             larger[_row(larger, table[old, KEY])] = table[old]
     return larger
-
-
-@kernel
-def _insert(table: Any, new: Any) -> None:
-    for index in range(len(new)):
-        table[_row(table, new[index, KEY])] = new[index]
 
 
 # --- places of tokens ------------------------------------------------------------------------------------------------
@@ -312,73 +303,74 @@ def _replace(
 @kernel
 def _neighbours(
     tokens: Any, places: Any, token: int, owners: Any, weights: Any, weighted: bool, lengths: Any, longest: int,
-    before: Any, after: Any,
-) -> None:  # fmt: skip
-    """Counts the neighbours of a new token on both sides; of two new ones side by side, only the right one."""
+    floor: int, used: int, seen: Any,
+) -> Any:  # fmt: skip
+    """Counts the neighbours of a new token; (rows of the pairs that reach the floor, places used with theirs).
+
+    Args:
+        seen: (2, ids, 2): on the left and on the right, of each id count and number of places. In the end the number is
+            where the next place of its pair goes, or `UNINDEXED`. Of two new tokens side by side only the right counts.
+    """
+    kinds = np.empty((2 * places.size, 2), np.int64)  # sides and ids in the order in which they come
+    count = 0
     for index in range(places.size):
         place = np.int64(places[index])
         if tokens[place] != token:
             continue
         weight = weights[owners[place]] if weighted else 1
-        left, right = tokens[_previous(tokens, place)], tokens[_next(tokens, place)]
-        if left >= 0 and left != token and lengths[left] + lengths[token] <= longest:
-            before[left, 0] += weight
-            before[left, 1] += 1
-        if right >= 0 and lengths[token] + lengths[right] <= longest:
-            after[right, 0] += weight
-            after[right, 1] += 1
+        for side in range(2):
+            other = tokens[_next(tokens, place) if side else _previous(tokens, place)]
+            if other < 0 or (other == token and side == 0) or lengths[other] + lengths[token] > longest:
+                continue
+            if seen[side, other, 1] == 0:
+                kinds[count, 0], kinds[count, 1] = side, other
+                count += 1
+            seen[side, other, 0] += weight
+            seen[side, other, 1] += 1
+    new, kept = np.empty((count, 4), np.int64), 0
+    for index in range(count):
+        side, other = kinds[index]
+        if seen[side, other, 0] < floor:
+            seen[side, other, 1] = UNINDEXED
+            continue
+        size = seen[side, other, 1]
+        new[kept, KEY] = _key(token, other) if side else _key(other, token)
+        new[kept, COUNT], new[kept, START], new[kept, SIZE] = seen[side, other, 0], used, size
+        seen[side, other, 1] = used
+        used += size
+        kept += 1
+    return new[:kept], used
 
 
 @kernel
-def _frequent(before: Any, after: Any, token: int, floor: int) -> Any:
-    """(pairs, 4): the table's rows of a new token's pairs that reach the floor, without their starts."""
-    count = 0
-    for other in range(len(before)):
-        count += (before[other, 0] >= floor) + (after[other, 0] >= floor)
-    new = np.zeros((count, 4), np.int64)
-    count = 0
-    for other in range(len(before)):
-        if before[other, 0] >= floor:
-            new[count, KEY], new[count, COUNT], new[count, SIZE] = (
-                _key(other, token),
-                before[other, 0],
-                before[other, 1],
-            )
-            count += 1
-        if after[other, 0] >= floor:
-            new[count, KEY], new[count, COUNT], new[count, SIZE] = _key(token, other), after[other, 0], after[other, 1]
-            count += 1
-    return new
-
-
-@kernel
-def _point(new: Any, token: int, before: Any, after: Any) -> None:
-    """Turns the neighbours' counts into where their pairs' places go, -1 for those that are not kept."""
-    before[:, 0] = UNINDEXED
-    after[:, 0] = UNINDEXED
-    for index in range(len(new)):
-        left, right = new[index, KEY] >> 32, new[index, KEY] & 0xFFFFFFFF
-        if left == token:
-            after[right, 0] = new[index, START]
-        else:
-            before[left, 0] = new[index, START]
-
-
-@kernel
-def _index(tokens: Any, places: Any, token: int, before: Any, after: Any, out: Any) -> None:
+def _index(tokens: Any, places: Any, token: int, seen: Any, out: Any) -> None:
     """Writes the places of a new token's pairs."""
     for index in range(places.size):
         place = np.int64(places[index])
         if tokens[place] != token:
             continue
-        previous = _previous(tokens, place)
-        left, right = tokens[previous], tokens[_next(tokens, place)]
-        if left >= 0 and left != token and before[left, 0] != UNINDEXED:
-            out[before[left, 0]] = previous
-            before[left, 0] += 1
-        if right >= 0 and after[right, 0] != UNINDEXED:
-            out[after[right, 0]] = place
-            after[right, 0] += 1
+        before = _previous(tokens, place)
+        left, right = tokens[before], tokens[_next(tokens, place)]
+        # What was not counted has no count: too long pairs, and those on the left of another new token.
+        if left >= 0 and seen[0, left, 0] > 0 and seen[0, left, 1] != UNINDEXED:
+            out[seen[0, left, 1]] = before
+            seen[0, left, 1] += 1
+        if right >= 0 and seen[1, right, 0] > 0 and seen[1, right, 1] != UNINDEXED:
+            out[seen[1, right, 1]] = place
+            seen[1, right, 1] += 1
+
+
+@kernel
+def _forget(tokens: Any, places: Any, token: int, seen: Any) -> None:
+    """Zeros again."""
+    for index in range(places.size):
+        place = np.int64(places[index])
+        if tokens[place] == token:
+            left, right = tokens[_previous(tokens, place)], tokens[_next(tokens, place)]
+            if left >= 0:
+                seen[0, left] = 0
+            if right >= 0:
+                seen[1, right] = 0
 
 
 # --- the heap --------------------------------------------------------------------------------------------------------
@@ -390,10 +382,11 @@ def _better(one: Any, other: Any) -> bool:
 
 
 @kernel
-def _offer(heap: Any, size: int, new: Any) -> int:
-    """Puts rows of the table into a heap of (count, key)."""
+def _insert(table: Any, heap: Any, size: int, new: Any) -> int:
+    """Puts rows into the table, and into the heap of (count, key); gives the heap's size."""
     entry = np.empty(2, np.int64)
     for index in range(len(new)):
+        table[_row(table, new[index, KEY])] = new[index]
         entry[0], entry[1] = new[index, COUNT], new[index, KEY]
         place = size
         while place > 0 and _better(entry, heap[(place - 1) >> 1]):

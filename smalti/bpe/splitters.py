@@ -1,6 +1,6 @@
 """Splitters: where training data is cut, so that no merge crosses a cut.
 
-    bytes ──boundaries──► places where it may be cut ──keep──► segments ──aggregate──► different ones and their weights
+    bytes ──boundaries──► places where it may be cut ──keep──► segments ──distinct──► different ones and their weights
 
 A boundary is kept with some probability; one that is dropped lets merges cross it. Which ones were kept comes with the
 result, and can be given, so that a run can be repeated.
@@ -11,9 +11,7 @@ Sources: the whitespace, NUL and chunk modes and the entropy filter are those of
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,6 +20,7 @@ from pydantic import Field
 import smalti.config
 from smalti.bpe.characters import Bytes, Flags
 from smalti.bpe.compiled import kernel
+from smalti.bpe.corpus import Pieces
 from smalti.bpe.patterns import GPT2_PATTERN, compiled
 from smalti.errors import ConfigError, InputError
 
@@ -57,26 +56,17 @@ class Boundaries:
         return len(self.starts)
 
 
-@dataclass(frozen=True)
-class Segments:
-    """Data in pieces.
+@dataclass(frozen=True, eq=False)
+class Segments(Pieces):
+    """Pieces that data was cut into, which cover all of it, and which boundaries were kept.
 
     Args:
-        data: (bytes,), uint8; the pieces cover all of it.
+        data: (bytes,), uint8.
         offsets: (pieces + 1,), int64.
-        kept: which boundaries were kept.
+        kept: (boundaries,).
     """
 
-    data: Bytes
-    offsets: Places
     kept: Flags
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def views(self) -> list[Bytes]:
-        """The pieces, without copies."""
-        return [self.data[start:stop] for start, stop in pairwise(self.offsets.tolist())]
 
 
 class Splitter(smalti.config.Config):
@@ -109,10 +99,11 @@ class Splitter(smalti.config.Config):
         flags = self._draw(len(found), rng) if kept is None else np.asarray(kept, np.bool_)
         if flags.shape != (len(found),):
             raise InputError(f"{len(found)} boundaries need as many flags, got {flags.shape}")
-        ends = np.array([0, len(array)] if len(array) else [0], np.int64)
-        return Segments(
-            array, np.unique(np.concatenate([ends, found.always, found.starts[flags], found.stops[flags]])), flags
-        )
+        cut = np.zeros(len(array) + 1, np.bool_)
+        cut[[0, -1]] = True
+        for places in (found.always, found.starts[flags], found.stops[flags]):
+            cut[places] = True
+        return Segments(array, np.flatnonzero(cut), flags)
 
     def _draw(self, count: int, rng: np.random.Generator | None) -> Flags:
         if self.keep in (0, 1):
@@ -240,20 +231,7 @@ def entropy(data: Bytes, offsets: Places) -> np.ndarray[Any, np.dtype[np.float64
     return _entropy(data, offsets)
 
 
-def aggregate(segments: Iterable[Bytes]) -> tuple[list[Bytes], list[int]]:
-    """Different segments in the order of their first appearance, and how often each appears."""
-    weights: dict[bytes, int] = {}
-    first: list[Bytes] = []
-    for segment in segments:
-        key = segment.tobytes()
-        if key not in weights:
-            weights[key] = 0
-            first.append(segment)
-        weights[key] += 1
-    return first, list(weights.values())
-
-
-def distinct(data: Bytes, ends: Places) -> tuple[list[bytes], Places]:
+def distinct(data: Bytes, ends: Places) -> tuple[Pieces, Places]:
     """Different pieces of data in the order of their first appearance, and how often each appears.
 
     Args:
@@ -262,8 +240,10 @@ def distinct(data: Bytes, ends: Places) -> tuple[list[bytes], Places]:
     """
     first, counts = _distinct(data, ends)
     starts = np.concatenate([[0], ends])[first]
-    content = data.tobytes()
-    return [content[start:stop] for start, stop in zip(starts.tolist(), ends[first].tolist(), strict=True)], counts
+    sizes = ends[first] - starts
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    places = np.repeat(starts - offsets[:-1], sizes) + np.arange(offsets[-1])
+    return Pieces(data[places], offsets), counts
 
 
 def as_array(data: Any) -> Bytes:

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 import smalti.config
-from smalti.bpe.corpus import Corpus
+from smalti.bpe.corpus import Corpus, Pieces
 from smalti.bpe.pairs import Pairs
 from smalti.bpe.vocabulary import Merges
 from smalti.errors import ConfigError
@@ -64,7 +64,7 @@ class Trained:
 
 
 def train(
-    segments: Iterable[Any],
+    segments: Pieces | Iterable[Any],
     spellings: Sequence[Spelling],
     training: Training,
     *,
@@ -80,7 +80,7 @@ def train(
     """Trains a vocabulary. Merges never cross segments, and are the same whatever the memory.
 
     Args:
-        segments: integer arrays of symbols.
+        segments: integer arrays of symbols, or `Pieces` of such.
         spellings: of each symbol.
         training: how merges are chosen.
         base: the token of each symbol; by default the symbol itself.
@@ -101,7 +101,8 @@ def train(
     first = int(ids.max(initial=-1)) + 1 if learned is None else learned
     if first > training.vocab:
         raise ConfigError(f"a vocabulary of {training.vocab} has no room for {first} symbols and reserved tokens")
-    corpus = Corpus.of(segments, ids, weights)
+    counts = None if weights is None else np.fromiter(weights, np.int64)
+    corpus = Corpus.of(Pieces.joined([segments] if isinstance(segments, Pieces) else segments), ids, counts)
     lengths = np.ones(training.vocab, np.int64)
     pairs = Pairs(corpus, lengths, training.longest, training.min_count, _room(corpus, memory))
     chosen = _Chosen(ids, spellings, first, taken, reserved or {})

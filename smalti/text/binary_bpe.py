@@ -27,7 +27,7 @@ from smalti.bpe import Encoder, Merges, Training, tokenizer_json, train
 from smalti.bpe.alphabets import GPT2, LATIN1, alphabet_of, escaped_latin1
 from smalti.bpe.blocks import BlockEncoder
 from smalti.bpe.spelling import Spellings
-from smalti.bpe.splitters import AnySplitter, EntropyFilter, Segments, Whole, aggregate, as_array
+from smalti.bpe.splitters import AnySplitter, EntropyFilter, Segments, Whole, as_array
 from smalti.errors import CheckpointError, ConfigError
 from smalti.text.base import IdArray, StreamDecoder, StreamEncoder, TextTokenizer
 
@@ -168,12 +168,11 @@ class BinaryBPE(TextTokenizer):
             ConfigError: if the vocabulary is too small for its reserved tokens, or the memory is too little.
         """
         config, reserved = self.config, self.config.reserved()
-        segments, weights = self._segments(samples)
         taken = reserved[len(SPECIALS) + BYTES :]
         trained = train(
-            segments, reserved[len(SPECIALS) : len(SPECIALS) + BYTES], config.training,
+            self._segments(samples), reserved[len(SPECIALS) : len(SPECIALS) + BYTES], config.training,
             base=np.arange(len(SPECIALS), len(SPECIALS) + BYTES), learned=len(reserved), taken=[*reserved[:7], *taken],
-            allowed=config.whitespace.allows, weights=weights, memory=memory, report=report,
+            allowed=config.whitespace.allows, memory=memory, report=report,
         )  # fmt: skip
         strings = trained.merges.strings
         learned = [strings[token].astype(np.uint8).tobytes() for token in trained.merges.results]
@@ -302,18 +301,12 @@ class BinaryBPE(TextTokenizer):
 
     # --- training ----------------------------------------------------------------------------------------------------
 
-    def _segments(self, samples: Iterable[Any]) -> tuple[list[Any], list[int] | None]:
-        """What merges are learned from, and how often each piece of it counts.
-
-        Pieces of a splitter are short and come again and again, so that they are aggregated; chunks are as they are.
-        """
+    def _segments(self, samples: Iterable[Any]) -> Iterator[Any]:
+        """What no merge crosses: chunks, cut further by the splitter."""
         config = self.config
-        if isinstance(config.splitter, Whole):
-            return list(self._chunks(samples)), None
         rng = np.random.default_rng(config.seed)
-        return aggregate(
-            piece for chunk in self._chunks(samples) for piece in config.splitter.split(chunk, rng=rng).views()
-        )
+        for chunk in self._chunks(samples):
+            yield chunk if isinstance(config.splitter, Whole) else config.splitter.split(chunk, rng=rng)
 
     def _chunks(self, samples: Iterable[Any]) -> Iterator[Any]:
         """Files in chunks, without those that the entropy filter drops."""

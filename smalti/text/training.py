@@ -121,8 +121,8 @@ def _counted(texts: Iterable[str], training: TextTraining) -> dict[str, int]:
         sections = [steps.written(as_array(text))[0] for text in batch]
         data = np.concatenate(sections)
         pieces, numbers = distinct(data, steps.pieces(data, np.cumsum([len(section) for section in sections])))
-        for piece, number in zip(pieces, numbers.tolist(), strict=True):
-            counts[piece] += number
+        for piece, number in zip(pieces.views(), numbers.tolist(), strict=True):
+            counts[piece.tobytes()] += number
     return {GPT2.text(word) if steps.byte_level else word.decode(): count for word, count in counts.items()}
 
 

@@ -33,6 +33,9 @@ RECORDS: tuple[Record, ...] = (
             ),
         ),
         licence_note="code: README read. Weights: the pages 001-8k, 001-16k and glaurung-002 read; 005 has no tag.",
+        status="works",
+        entry="smalti.text.binary_bpe:BinaryBPE",
+        ships=True,
         summary="Byte pair encoding of executables, five nested vocabularies.",
     ),
     Record(
@@ -115,7 +118,7 @@ RECORDS: tuple[Record, ...] = (
         licence_note="every file has its own; code: package metadata of tokenizers 0.23.3",
         status="works",
         entry="smalti.text.tokenizer_json:JsonTokenizer",
-        summary="Any tokenizer.json: byte pair encoding by Smalti's engine where it is exact, the rest by `tokenizers`.",
+        summary="Any tokenizer.json: byte pair encoding by our engine where it is exact, the rest by `tokenizers`.",
     ),
     Record(
         name="word-pooled",
