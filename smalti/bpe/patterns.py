@@ -251,6 +251,8 @@ def _pieces(kinds: Any, bounds: Any, program: Any, ways: Any, starts: Any, bits:
                     place += 1
             if count + 2 >= ends.size:
                 ends, matched = _longer(ends, matched)
+            if sure < 0 and place >= bound and end <= place and bound == bounds[-1]:
+                sure = count
             if gap < place and (end > place or place >= bound):
                 ends[count], matched[count] = place, False
                 count += 1

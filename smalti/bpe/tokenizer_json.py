@@ -231,10 +231,9 @@ def byte_file(
     }
     entries = [*((text, token) for token, text in made.items()), *(texts or {}).items()]
     added = list(added)
-    known = dict(entries)
-    entries += [(each.content, each.id) for each in added if each.content not in known]
+    entries += [(each.content, each.id) for each in added]
     vocab = dict(sorted(entries, key=lambda entry: entry[1]))
-    if len(vocab) != len(entries):
+    if len(vocab) != len(set(entries)):
         raise ConfigError("two ids have the same token")
     pairs = [(made[left], made[right]) for left, right in merges.pairs.tolist()]
     return File(Model(vocab, pairs, **options).data(), added, pre_tokenizer=pre_tokenizer, decoder=decoder)
