@@ -96,6 +96,10 @@ class Encoder:
         """The number of tokens of a sequence."""
         return len(self.encode(symbols))
 
+    def count_pieces(self, symbols: Any, ends: Any) -> int:
+        """The number of tokens of pieces, as `encode_pieces` gives them; it takes little memory."""
+        return self._run(symbols, ends, self._whole, False)[0]
+
     def by_rank(self, symbols: Any) -> Any:
         """The same tokens, found as the encoding is defined: O(n log n)."""
         self._check(symbols)
@@ -124,16 +128,21 @@ class Encoder:
                 self._facts[longest_token, RUN] = one
 
     def _encode(self, symbols: Any, ends: Any, whole: Any) -> Any:
+        count, out = self._run(symbols, ends, whole, True)
+        return out[:count]
+
+    def _run(self, symbols: Any, ends: Any, whole: Any, keep: bool) -> tuple[int, Any]:
+        """How many tokens, and an array that begins with them, if they are to be kept."""
         self._check(symbols)
         try:
             cache = self._caches.pop()
         except IndexError:
             cache = np.full((CACHE, 2), -1, np.int64)
-        count, out = _encode(symbols, ends, self._trie, whole, self._facts, cache, *self._rules)
+        count, out = _encode(symbols, ends, keep, self._trie, whole, self._facts, cache, *self._rules)
         self._caches.append(cache)
         if count < 0:
             self._refuse(symbols)
-        return out[:count]
+        return count, out
 
     def _check(self, symbols: Any) -> None:
         """Kernels read beyond their arrays for a symbol outside the alphabet."""
@@ -295,14 +304,17 @@ def _choose(
 
 @kernel
 def _encode(
-    text: Any, ends: Any, trie: Any, whole: Any, facts: Any, cache: Any,
+    text: Any, ends: Any, keep: bool, trie: Any, whole: Any, facts: Any, cache: Any,
     keys: Any, ranks: Any, sieve: Any, results: Any, symbols: Any, offsets: Any, quick: bool,
 ) -> Any:  # fmt: skip
-    """How many tokens the pieces of a text have, and the tokens; -1 if none spell a piece."""
+    """How many tokens the pieces of a text have, and the tokens, if they are kept; -1 if none spell a piece."""
     out = np.empty(text.size, np.int32)
     dead = np.zeros(text.size + 1, np.bool_)  # positions where no encoding has a border
-    count, position = 0, 0
+    count, position, before = 0, 0, 0
     for end in ends:
+        if not keep:
+            before += count
+            count = 0
         first, begin = count, position
         while position < end:
             left = out[count - 1] if count > first else NONE
@@ -339,4 +351,4 @@ def _encode(
                 dead[position] = True
                 count -= 1
                 position -= facts[out[count], LENGTH]
-    return count, out
+    return before + count, out

@@ -44,7 +44,7 @@ class Pairs:
         self._seen = np.zeros((2, len(lengths), 2), np.int64)  # zeros, but while neighbours of a new token are counted
         self._table: Any = _blank(16)
         self._heap: Any = np.empty((16, 2), np.int64)
-        self._heap_size = self._pairs = 0
+        self._heap_size = self._pairs = self._count = 0
         self._dropped: list[Any] = []
         self._recount(1)
 
@@ -53,7 +53,8 @@ class Pairs:
         while True:
             self._heap_size, key, count = _best(self._heap, self._heap_size, self._table, self._floor)
             if key >= 0:
-                return int(key >> 32), int(key & 0xFFFFFFFF), int(count)
+                self._count = int(count)
+                return int(key >> 32), int(key & 0xFFFFFFFF), self._count
             if self._floor <= self._least:
                 return None
             self._recount(max(self._least, self._floor // DESCENT))
@@ -74,38 +75,22 @@ class Pairs:
         Returns:
             How often it was replaced, by weight.
         """
-        tokens = self._corpus.tokens
-        row = _row(self._table, _key(left, right))
-        start, size = self._table[row, START], self._table[row, SIZE]
-        places = _places_of(tokens, left, right) if start == UNINDEXED else self._places[start : start + size].copy()
-        self._table[row, COUNT] = 0
-        merged = _replace(tokens, places, left, right, token, *self._weights, self._table)
-        if known:  # its pairs with neighbours are not new, so their counts and places are not the last merge's alone
+        # Each of the new pairs reaches the floor, and every replaced pair has two neighbours.
+        self._make_room(2 * self._count // max(1, self._floor) + 2)
+        merged, self._used, self._heap_size, self._pairs = _merge(
+            self._corpus.tokens, left, right, token, *self._weights, self._lengths, self._longest, self._floor,
+            self._table, self._pairs, self._heap, self._heap_size, self._places, self._used, self._seen, known,
+        )  # fmt: skip
+        if self._used < 0 or known:
+            # There is no room for more places; or the token's pairs with its neighbours are not new, so that their
+            # counts and places are not the last merge's alone.
             self._recount(self._floor)
-        else:
-            self._learn(token, places)
         return int(merged)
-
-    def _learn(self, token: int, places: Any) -> None:
-        """Takes in the pairs of a new token that are frequent enough."""
-        tokens = self._corpus.tokens
-        scope = (*self._weights, self._lengths, self._longest)
-        new, used = _neighbours(tokens, places, token, *scope, self._floor, self._used, self._seen)
-        if used > len(self._places):
-            _forget(tokens, places, token, self._seen)
-            self._recount(self._floor)
-            return
-        self._used = used
-        self._make_room(len(new))
-        _index(tokens, places, token, self._seen, self._places)
-        _forget(tokens, places, token, self._seen)
-        self._heap_size = _insert(self._table, self._heap, self._heap_size, new)
 
     def _make_room(self, count: int) -> None:
         """For so many more pairs."""
-        self._pairs += count
-        if 2 * self._pairs > len(self._table):
-            self._table = _enlarged(self._table, 2 * self._pairs)
+        if 2 * (self._pairs + count) > len(self._table):
+            self._table = _enlarged(self._table, 2 * (self._pairs + count))
         if self._heap_size + count > len(self._heap):
             self._heap = np.concatenate([self._heap, np.empty_like(self._heap), np.empty((count, 2), np.int64)])
 
@@ -133,6 +118,7 @@ class Pairs:
         kept[:, START] = np.where(indexed, ends[:count] - sizes[:count], UNINDEXED)
         self._used = int(ends[:count][indexed].max(initial=0))
         self._make_room(len(kept))
+        self._pairs = len(kept)
         self._heap_size = _insert(self._table, self._heap, self._heap_size, kept)
         _index_all(corpus.tokens, self._table, self._places)
 
@@ -430,3 +416,33 @@ def _best(heap: Any, size: int, table: Any, floor: int) -> Any:
             entry[:] = heap[size]
         _sink(heap, size, entry)
     return size, np.int64(-1), np.int64(0)
+
+
+# --- a merge ---------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def _merge(
+    tokens: Any, left: int, right: int, token: int, owners: Any, weights: Any, weighted: bool, lengths: Any,
+    longest: int, floor: int, table: Any, pairs: int, heap: Any, heap_size: int, out: Any, used: int, seen: Any,
+    known: bool,
+) -> Any:  # fmt: skip
+    """Replaces a pair and takes in the new token's pairs that reach the floor, in one call: most merges are small.
+
+    Returns:
+        (merged weight, places used or -1 if there are too few, size of the heap, pairs).
+    """
+    row = _row(table, _key(left, right))
+    start, size = table[row, START], table[row, SIZE]
+    places = _places_of(tokens, left, right) if start == UNINDEXED else out[start : start + size].copy()
+    table[row, COUNT] = 0
+    merged = _replace(tokens, places, left, right, token, owners, weights, weighted, table)
+    if known:
+        return merged, used, heap_size, pairs
+    new, needed = _neighbours(tokens, places, token, owners, weights, weighted, lengths, longest, floor, used, seen)
+    fits = needed <= out.size
+    if fits:
+        _index(tokens, places, token, seen, out)
+        heap_size = _insert(table, heap, heap_size, new)
+    _forget(tokens, places, token, seen)
+    return merged, needed if fits else np.int64(-1), heap_size, pairs + len(new)

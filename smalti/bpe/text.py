@@ -125,6 +125,13 @@ class TextEngine:
         prepared = self._prepare(array, self._search[special].find(array), spans)
         return self._encoded(array, prepared, self.steps.pieces(prepared.text, prepared.ends), spans)
 
+    def count(self, data: bytes | memoryview, *, special: bool = False) -> int:
+        """The number of tokens of a whole text."""
+        array = as_array(data)
+        prepared = self._prepare(array, self._search[special].find(array), False)
+        symbols, ends, *_ = self._symbols.of(prepared.text, self.steps.pieces(prepared.text, prepared.ends))
+        return self.encoder.count_pieces(symbols, ends) + len(prepared.found)
+
     def encode_open(self, data: bytes | memoryview, *, special: bool = False) -> Encoded:
         """Encodes as much of a text's beginning as stays the same however the text goes on.
 

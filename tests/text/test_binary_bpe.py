@@ -144,14 +144,18 @@ class TestFiles:
         tokenizer = fitted(specials=specials)
         data = executable(11, 20_000).replace(b"<|end|>", b"<|x|>") + bytes(range(256))
         ids = tokenizer.ids(data).tolist()
-        theirs = HuggingFace.from_str(tokenizer.to_json("latin-1").decode())
-        if not specials:  # in the plain alphabet such special tokens are the bytes themselves
+        if not specials:
+            theirs = HuggingFace.from_str(tokenizer.to_json("latin-1").decode())
             assert theirs.encode(data.decode("latin-1")).ids == ids
         for alphabet in ("gpt2", "latin-1", "escaped-latin-1")[0 if not specials else 2 :]:
             again = BinaryBPE.from_json(tokenizer.to_json(alphabet))  # type: ignore[arg-type]
             assert np.array_equal(again.ids(data), ids)
             assert again.data(again.ids(data)) == data
             assert again.special == tokenizer.special
+
+    def test_special_tokens_that_look_like_bytes_are_refused_in_plain_latin1(self) -> None:
+        with pytest.raises(ConfigError, match="same token"):
+            fitted(specials=("«",)).to_json("latin-1")
 
     def test_transformers_encodes_utf8(self, tmp_path: Path) -> None:
         from transformers import PreTrainedTokenizerFast
