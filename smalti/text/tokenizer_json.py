@@ -22,7 +22,7 @@ from smalti.bpe import Merges, tokenizer_json
 from smalti.bpe.alphabets import GPT2
 from smalti.bpe.pretokenizers import Unsupported
 from smalti.bpe.spelling import Spellings
-from smalti.bpe.text import TextEngine
+from smalti.bpe.text import Encoded, TextEngine
 from smalti.errors import CheckpointError, InputError, require
 from smalti.text.base import IdArray, Sample, StreamDecoder, StreamEncoder, TextTokenizer, as_bytes
 
@@ -114,10 +114,7 @@ class JsonTokenizer(TextTokenizer):
         return self._engine.encode(as_bytes(text), special=self.config.special, spans=True).spans
 
     def count(self, data: bytes | memoryview) -> int:
-        encoder, count = self.stream_encoder(), 0
-        for start in range(0, len(data), BLOCK):
-            count += len(encoder.push(data[start : start + BLOCK]))
-        return count + len(encoder.finish())
+        return self._engine.count(data, special=self.config.special)
 
     def first(self, text: Sample, tokens: int) -> bytes:
         """The beginning of a text that encodes to its first tokens.
@@ -204,14 +201,15 @@ class _Foreign:
         self.size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.losses = [f"whatever `tokenizers` leaves out, which does this file ({why})"]
 
-    def encode(self, data: bytes | memoryview, *, special: bool = False, spans: bool = False) -> Any:
-        from smalti.bpe.text import Encoded
-
+    def encode(self, data: bytes | memoryview, *, special: bool = False, spans: bool = False) -> Encoded:
         self._tokenizer.encode_special_tokens = not special
         text = bytes(data).decode("utf-8", "replace")
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         offsets = np.array(encoded.offsets, np.int64).reshape(-1, 2) if spans else None
         return Encoded(np.array(encoded.ids, np.int32), offsets, len(data))
+
+    def count(self, data: bytes | memoryview, *, special: bool = False) -> int:
+        return len(self.encode(data, special=special).ids)
 
     def decode(self, ids: IdArray) -> bytes:
         return self._tokenizer.decode(ids.tolist(), skip_special_tokens=False).encode()
