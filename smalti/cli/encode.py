@@ -33,7 +33,7 @@ def command(
         typer.Option(
             min=0,
             help="Pictures, sounds: processes that decode files while the model runs [default: 1]. "
-            "Text, executables: threads that encode files [default: one per core, at most 4].",
+            "Text, executables: threads that encode files [default: one per core, at most 3].",
         ),
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Samples of one extent per pass on a GPU.")] = None,

@@ -31,9 +31,9 @@ from smalti.text.base import IdArray, TextTokenizer
 from smalti.text.io import BLOCK, FileState, write_bytes
 from smalti.tokens import DEFAULT_STREAM, StreamSpec
 
-MOST_THREADS = 4  # unless more are asked for: each takes some 50 MB
+MOST_THREADS = 3  # unless more are asked for: each takes 100 to 150 MB, and all should stay below 1 GB
 TICK = 0.2  # seconds between reports
-GROUP_CODES, GROUP_ROWS = 2**21, 2**15  # a row group is written when it has so many
+GROUP_CODES, GROUP_ROWS = 2**20, 2**15  # a row group is written when it has so many
 BLOCKS_PER_PIECE = 8  # at least: pieces end no closer to their byte than a block
 DECODED_AT_ONCE = 2**16  # ids; how many bytes they are is known only afterwards
 
@@ -44,7 +44,7 @@ class ByteCoder(Coder):
     Args:
         tokenizer: of text or executables.
         recipe: the store's.
-        workers: threads that encode different files; None for one per core, at most four.
+        workers: threads that encode different files; None for one per core, at most three.
     """
 
     recipe_type = ByteRecipe
