@@ -57,7 +57,8 @@ class Encoder:
         self.longest_token = int(lengths[reachable].max(initial=1))
         self._alphabet = max(1, len(merges.base))
         self._trie = trie_of(strings.symbols, strings.offsets, np.flatnonzero(reachable), self._alphabet)
-        self._whole, self._nothing = (_trie_of_strings(each, self._alphabet) for each in (whole or {}, {}))
+        hidden = {token: string for token, string in (whole or {}).items() if not reachable[token]}
+        self._whole, self._nothing = (_trie_of_strings(each, self._alphabet) for each in (hidden, {}))
         _note_shorter(facts, self._trie, strings.symbols, strings.offsets, reachable)
         self._facts = facts
         self._caches: deque[Any] = deque()
