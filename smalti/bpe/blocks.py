@@ -18,7 +18,8 @@ import numpy as np
 from smalti.bpe.encoder import Encoder
 
 BLOCK = 1 << 22  # symbols of a block
-OVERLAP = 1 << 12  # symbols that neighbouring segments share
+SEGMENT = 1 << 19  # symbols that a thread gets at least
+OVERLAP = 1 << 12  # of which it shares so many with the next
 
 
 class BlockEncoder:
@@ -85,7 +86,7 @@ def certain(encoder: Encoder, text: Any, tokens: Any) -> tuple[int, int]:
     return 0, 0
 
 
-def encode_parallel(encoder: Encoder, text: Any, threads: int, *, least: int = 16 * OVERLAP) -> Any:
+def encode_parallel(encoder: Encoder, text: Any, threads: int, *, least: int = SEGMENT) -> Any:
     """The tokens of a text, encoded in segments by several threads.
 
     Args:

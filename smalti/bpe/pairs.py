@@ -297,7 +297,8 @@ def _neighbours(
         seen: (2, ids, 2): on the left and on the right, of each id count and number of places. In the end the number is
             where the next place of its pair goes, or `UNINDEXED`. Of two new tokens side by side only the right counts.
     """
-    kinds = np.empty((2 * places.size, 2), np.int64)  # sides and ids in the order in which they come
+    most = min(2 * places.size, 2 * seen.shape[1])
+    kinds = np.empty((most, 2), np.int64)  # sides and ids in the order in which they come
     count = 0
     for index in range(places.size):
         place = np.int64(places[index])

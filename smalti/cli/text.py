@@ -46,7 +46,6 @@ class Splitter(StrEnum):
     null_delimited = "null-delimited"
     whitespace = "whitespace"
     random = "random"
-    pattern = "pattern"
 
 
 Tokenizer = Annotated[str, typer.Option("--tokenizer", "-t", help="A name (`smalti list`) or a saved folder.")]
@@ -86,6 +85,7 @@ def train(
     """Train a vocabulary of binary-bpe: byte pair encoding of executables, or of any other bytes.
 
     From folders, executables are taken (ELF, PE, Mach-O); files that are named themselves are, whatever they hold.
+    For prose and source code, `smalti text train-text` makes better tokens.
     """
     import numpy as np
 
@@ -118,6 +118,52 @@ def train(
     else:
         places = ", ".join(map(str, folders))
         console().print(f"{len(found.inputs)} files, {size / 1e6:.1f} MB: {learned} merges -> {places}")
+
+
+@command.command("train-text")
+def train_text(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders to learn from.", metavar="PATH...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where it is saved; an earlier one is replaced.")],
+    vocab: Annotated[int, typer.Option(min=257, help="Size of the vocabulary.")] = 32768,
+    min_count: Annotated[int, typer.Option(min=1, help="Pairs that are rarer are not merged.")] = 2,
+    pattern: Annotated[
+        str | None, typer.Option(help="The regular expression that cuts text into words; by default GPT-2's.")
+    ] = None,
+    special: Annotated[list[str] | None, typer.Option(help="A special token; may be given again.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What merging may take, such as 2GB; the merges stay the same.")
+    ] = None,
+    recursive: Recursive = False,
+    glob: Match = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a byte-level tokenizer of text, with the merges that Hugging Face's trainer would choose.
+
+    From folders, files of text and source code are taken; files that are named themselves are, whatever they hold.
+    Bytes that are no UTF-8 are not learned from, though they can be encoded.
+    """
+    from smalti.text.io import texts
+    from smalti.text.tokenizer_json import JsonTokenizer
+    from smalti.text.training import TextTraining, with_pattern
+    from smalti.text.training import train_text as trained
+
+    training = TextTraining(
+        vocab=vocab, min_count=min_count, specials=tuple(special or ()),
+        **({} if pattern is None else with_pattern(pattern)),
+    )  # fmt: skip
+    found = _files(paths, JsonTokenizer.Config().build(), recursive, glob)
+    size = sum(one.size for one in found.inputs)
+    with _progress(vocab - 256, f"learning from {size / 1e6:.0f} MB", as_json, of_bytes=False) as report:
+        samples = (text for one in found.inputs for text in texts(one.path))
+        file = trained(samples, training, memory=_memory(memory), report=lambda done, total: report(1))
+    tokenizer = JsonTokenizer(JsonTokenizer.Config(), file.dump())
+    folder = tokenizer.save(out)
+    learned = len(file.model["merges"])
+    if as_json:
+        summary = {"files": len(found.inputs), "bytes": size, "merges": learned, "vocab": tokenizer.vocab[0]}
+        print_json({**summary, "skipped": found.skipped, "saved": [str(folder)]})
+    else:
+        console().print(f"{len(found.inputs)} files, {size / 1e6:.1f} MB: {learned} merges -> {folder}")
 
 
 @command.command()

@@ -322,7 +322,7 @@ class BinaryBPE(TextTokenizer):
 
 class _Encoding(StreamEncoder):
     def __init__(self, encoder: Encoder) -> None:
-        self._blocks = BlockEncoder(encoder)
+        self._blocks = BlockEncoder(encoder, threads=torch.get_num_threads())
 
     def push(self, data: bytes | memoryview) -> IdArray:
         ids = self._blocks.push(np.frombuffer(data, np.uint8))

@@ -120,6 +120,23 @@ class ByteFile:
         return FileState(status.st_size, status.st_mtime_ns)
 
 
+def texts(path: Path, size: int = BLOCK) -> Iterator[str]:
+    """A file's text, cut behind line ends into parts of about `size` bytes; bytes that are no UTF-8 become U+FFFD.
+
+    Raises:
+        OSError: if it can't be read.
+        InputError: if it changes meanwhile.
+    """
+    rest = b""
+    with ByteFile(path) as file:
+        for block in file.blocks(size=size):
+            lines, end, rest = (rest + block).rpartition(b"\n")
+            if end:
+                yield (lines + end).decode("utf-8", "replace")
+    if rest:
+        yield rest.decode("utf-8", "replace")
+
+
 def write_bytes(path: Path, blocks: Iterable[bytes]) -> None:
     """Writes a file block by block; it appears whole under its name, or not at all.
 

@@ -59,6 +59,13 @@ class TextTraining(smalti.config.Config):
     ignore_merges: bool = False
 
 
+def with_pattern(pattern: str) -> dict[str, Any]:
+    """Fields of `TextTraining` for a byte-level tokenizer whose words are the matches of a pattern."""
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    plain = {**BYTE_LEVEL, "use_regex": False}
+    return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, plain]}, "decoder": plain}
+
+
 def train_text(
     texts: Iterable[str],
     training: TextTraining,
