@@ -1,7 +1,7 @@
 """How kernels are compiled: by numba, once for a machine, kept in its cache, and announced when it takes a while.
 
-numba's cache looks at a function's own file only. Kernels call kernels of other files, so `refresh` drops what is kept
-when any of them has changed.
+numba's cache looks at a function's own file only. Kernels call kernels of other files, so what is kept of a folder is
+dropped when any file of it, or of this one, has changed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +18,34 @@ from numba.core import event
 
 KEPT = ("*.nbi", "*.nbc")
 STAMP = "kernels.sha256"
+HERE = Path(__file__).parent
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """A compiled function that holds no lock of the interpreter."""
+    refresh(Path(function.__code__.co_filename).parent)
     return njit(cache=True, nogil=True)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """A compiled function that becomes a part of its callers: a call costs more than most of these do."""
+    refresh(Path(function.__code__.co_filename).parent)
     return njit(cache=True, inline="always")(function)
 
 
+@cache
 def refresh(folder: Path) -> None:
-    """Drops compiled kernels of a folder's files if one of them is not what it was when they were compiled."""
-    sources = sorted(folder.glob("*.py"))
+    """Drops compiled kernels of a folder's files if one that they may call is not what it was."""
+    sources = sorted({*folder.glob("*.py"), *HERE.glob("*.py")})
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-    cache = folder / "__pycache__"
-    stamp = cache / STAMP
+    kept = folder / "__pycache__"
+    stamp = kept / STAMP
     try:
         if stamp.is_file() and stamp.read_text() == digest:
             return
-        cache.mkdir(exist_ok=True)
+        kept.mkdir(exist_ok=True)
         for pattern in KEPT:
-            for file in cache.glob(pattern):
+            for file in kept.glob(pattern):
                 file.unlink(missing_ok=True)
         stamp.write_text(digest)
     except OSError:  # a read-only installation: its files do not change, and numba keeps kernels elsewhere
@@ -64,4 +69,3 @@ class _Announcer(event.Listener):
 
 
 event.register("numba:compile", _Announcer())
-refresh(Path(__file__).parent)

@@ -198,7 +198,10 @@ class BinaryBPE(TextTokenizer):
     # --- what a TextTokenizer fills in -------------------------------------------------------------------------------
 
     def assets(self) -> dict[str, bytes]:
-        return {FILE: self.to_json()}
+        try:
+            return {FILE: self.to_json()}
+        except ConfigError:  # a special token looks like a byte of GPT-2's alphabet
+            return {FILE: self.to_json("escaped-latin-1")}
 
     def stream_encoder(self) -> StreamEncoder:
         return _Encoding(self._encoder)

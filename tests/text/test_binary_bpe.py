@@ -157,6 +157,13 @@ class TestFiles:
         with pytest.raises(ConfigError, match="same token"):
             fitted(specials=("«",)).to_json("latin-1")
 
+    def test_special_tokens_that_look_like_bytes_are_saved_in_another_alphabet(self, tmp_path: Path) -> None:
+        tokenizer = fitted(specials=("«",))
+        folder = tokenizer.save(tmp_path / "saved")
+        again = BinaryBPE.from_files(folder)
+        data = "«quoted»".encode() + "«".encode("latin-1")
+        assert np.array_equal(again.ids(data), tokenizer.ids(data)) and again.data(again.ids(data)) == data
+
     def test_transformers_encodes_utf8(self, tmp_path: Path) -> None:
         from transformers import PreTrainedTokenizerFast
 

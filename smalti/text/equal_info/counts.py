@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numba import njit
 
+from smalti.bpe.compiled import kernel
 from smalti.errors import CheckpointError, ConfigError
 from smalti.text.base import Sample
 from smalti.text.equal_info.grams import MAX_ORDER, Grams
@@ -264,7 +264,7 @@ def _nodes(levels: list[_Level], starts: Any, strings: Any, length: int) -> Any:
 # --- kernels ---------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def step(model: Any, node: Any, byte: Any) -> Any:
     """The node of the longest context after one more byte; `model` is `CountModel.arrays`."""
     link, _, first, symbols, _, targets, _, _ = model
@@ -285,7 +285,7 @@ def step(model: Any, node: Any, byte: Any) -> Any:
         here = np.int64(link[here])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_weights(model: Any, node: Any, depth: Any, row: Any) -> None:
     """Writes the weights at a node, at some depth of a window, into row: (256,), int64."""
     link, keep, first, symbols, amounts, _, shift, longest = model
@@ -309,7 +309,7 @@ def fill_weights(model: Any, node: Any, depth: Any, row: Any) -> None:
         row[byte] = max(1, row[byte] >> shift)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _weights_after(model: Any, contexts: Any) -> Any:
     rows = np.empty((contexts.shape[0], BYTES), np.int64)
     for index in range(contexts.shape[0]):

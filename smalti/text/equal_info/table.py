@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numba import njit
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from smalti.bpe.compiled import kernel
 from smalti.bpe.trie import BASE, PARENT, ROOT, TOKEN, Trie, trie_of
 from smalti.errors import CheckpointError, ConfigError, InputError
 from smalti.text.base import IdArray
@@ -234,7 +234,7 @@ def _children(model: NextByte, low: Any, size: Any, contexts: ByteArray) -> tupl
     return contexts[row], low[row], byte.astype(np.uint8), low[row] + 1 + ends[row, byte], sizes[row, byte]
 
 
-@njit(cache=True)
+@kernel
 def _strings(parents: Any, last: Any, offsets: Any) -> Any:
     """Every word's string: that of its parent, which has a smaller word, and its own last byte."""
     strings = np.empty(offsets[-1], np.uint8)
@@ -247,7 +247,7 @@ def _strings(parents: Any, last: Any, offsets: Any) -> Any:
     return strings
 
 
-@njit(cache=True)
+@kernel
 def _misplaced(lengths: Any, offsets: Any, strings: Any) -> int:
     """The first word that is not in its place, or -1.
 
@@ -271,7 +271,7 @@ def _misplaced(lengths: Any, offsets: Any, strings: Any) -> int:
     return -1 if singles == BYTES else lengths.size - 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _walk(trie: Any, state: Any, text: Any, words: Any) -> int:
     """Goes on from `state`; gives the number of windows that ended. Every node of the trie is a word."""
     node, depth = state
@@ -288,7 +288,7 @@ def _walk(trie: Any, state: Any, text: Any, words: Any) -> int:
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _look_up(lengths: Any, offsets: Any, padded: Any, words: Any) -> Any:
     size = np.int64(0)
     for word in words:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from smalti.bpe.compiled import kernel
 from smalti.errors import ConfigError
 from smalti.text.equal_info.coder import PRECISION, ArithmeticEncoder
 from smalti.text.equal_info.counts import CountModel, fill_weights, step
@@ -238,13 +238,13 @@ def _below(model: CountModel) -> WeightArray:
     return np.concatenate([[0], np.cumsum(model.cursor().weights)])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _part(others: Any, below: Any, total: Any) -> Any:
     """others * below // total, without a product that 64 bits can't hold: others < 2^62, below <= total < 2^31."""
     return others // total * below + others % total * below // total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _below_at(model: Any, kept: Any, node: Any, depth: Any) -> Any:
     """(257,): cumulative weights; `kept` has those of nodes that were asked for lately."""
     nodes, rows = kept
@@ -260,7 +260,7 @@ def _below_at(model: Any, kept: Any, node: Any, depth: Any) -> Any:
     return row
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode(model: Any, kept: Any, root: Any, state: Any, text: Any, bits: Any, words: Any, lengths: Any) -> Any:
     """Goes on from `state` (low, size, node, depth); gives the number of windows that ended."""
     low, size, node, depth = state
@@ -289,7 +289,7 @@ def _encode(model: Any, kept: Any, root: Any, state: Any, text: Any, bits: Any, 
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _decode(model: Any, kept: Any, root: Any, state: Any, words: Any, done: Any, bits: Any, out: Any) -> Any:
     """Goes on from word number `done` until all words or all of `out` are used; gives both."""
     low, size, node, depth = state
