@@ -15,8 +15,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 import tiktoken
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from benchmarks.side_by_side import Row, best
 from smalti.bpe import Encoder, Merges, Training, train
 from smalti.bpe.alphabets import GPT2, LATIN1
 from smalti.bpe.patterns import GPT2_PATTERN, compiled
@@ -38,29 +39,8 @@ PART = 5_000_000  # of the largest piece, for Hugging Face's: it takes 200 bytes
 VOCAB = 16384
 TEXT_VOCAB = 32768
 LONGEST = 16
-ROUNDS = 3
 SINGLE = [bytes([byte]) for byte in range(256)]
 LIBRARY = Path(json.__file__).parents[1]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the benchmark.
-
-    Args:
-        case: what is measured.
-        ratio: ours over the peer's, or over the limit.
-        goal: the least ratio that is wanted.
-        peer, ours: both, in the case's own unit.
-        peak: bytes that ours took beside its input, where that is measured.
-    """
-
-    case: str
-    ratio: float
-    goal: float
-    peer: float
-    ours: float
-    peak: float | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -285,17 +265,6 @@ def hugging_face_of(merges: Merges, *, byte_level: bool = False) -> Tokenizer:
     if byte_level:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return tokenizer
-
-
-def best(*actions: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
-    """Seconds of the processor for each, the best of several rounds."""
-    seconds = [float("inf")] * len(actions)
-    for _ in range(rounds):
-        for place, action in enumerate(actions):
-            began = time.process_time()
-            action()
-            seconds[place] = min(seconds[place], time.process_time() - began)
-    return seconds
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.equal_info [--json]
 
 The text is Python source of this interpreter's own library, in a fixed order that mixes packages: 6 MB to count, and
-the rest to measure on. Speeds are bytes per second of the processor on one thread, the best of five rounds in which
+the rest to measure on. Speeds are bytes per second of the processor on one thread, the best of three rounds in which
 ours and the peer take turns. tiktoken runs a byte-level vocabulary of 16,384 that `tokenizers` trained on those 6 MB.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import tiktoken
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from benchmarks.side_by_side import Row, best
 from smalti.text.equal_info.coder import decode_bits, encode_bits
 from smalti.text.equal_info.counts import CountModel
 from smalti.text.equal_info.table import MAX_BITS
@@ -32,27 +32,6 @@ SLOW = 200_000  # bytes of the held-out text that the coders in Python integers 
 WIDTHS = (14, 16, 18, 20, 24, 32, 48, 64)
 VOCABULARY = 16_384
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # GPT-2's
-ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the benchmark.
-
-    Args:
-        case: what is measured.
-        ratio: ours over the peer's.
-        goal: the least ratio that is wanted.
-        peer, ours: both, in the case's own unit.
-        peak: the most that `ours` could be, where there is such a number.
-    """
-
-    case: str
-    ratio: float
-    goal: float
-    peer: float
-    ours: float
-    peak: float | None = None
 
 
 @dataclass(frozen=True)
@@ -158,17 +137,6 @@ def without_exact_windows(source: Source) -> Iterator[Row]:
 
 def row(case: str, ours: float, peer: float, goal: float = 1.0) -> Row:
     return Row(case, ours / peer, goal, peer, ours)
-
-
-def best(*calls: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
-    """The least seconds of the processor of each; they take turns."""
-    seconds = [float("inf")] * len(calls)
-    for _ in range(rounds):
-        for index, call in enumerate(calls):
-            before = time.process_time()
-            call()
-            seconds[index] = min(seconds[index], time.process_time() - before)
-    return seconds
 
 
 def bpe(training: list[bytes]) -> tiktoken.Encoding:
