@@ -2,11 +2,12 @@
 
 Source: "Training LLMs over Neurally Compressed Text" (2024), checks 5 and 7 of the sheet, with exact windows.
 
-    English ──count model of order 1 (M1)──► words of exact windows    |  arithmetic code, cut every 16 bits
+    English ──counts of single bytes (M1)──► words of exact windows    |  arithmetic code, cut every 16 bits
     language models (M2) of one body on the same bytes of text: over windows, the plain code, bytes, byte pair encoding
 
-M1 sees one byte back, as the paper's sees less than its M2. A language model that learns nothing from compressed text
-needs the bits that M1 left; one that learns needs fewer.
+A language model that learns nothing from compressed text needs the bits that M1 left; one that learns needs fewer. M1
+is the paper's static one, which is weaker than a language model of minutes: a few hundred thousand ids teach it little
+more than how frequent each of the 65,536 is, and an M1 that knows more than that leaves nothing to be seen here.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from benchmarks.equal_info import Source, fitted, python_source, windows
 from smalti.text.base import IdArray
 from smalti.text.equal_info import ArithmeticTokens, CountModel, Counts, EqualInfoTokenizer, Fixed
 
-BITS, ORDER = 16, 1
+BITS, ORDER = 16, 0
 BPE_VOCABULARY = 8192
-HELDOUT_BYTES, TRAINING_BYTES = 60_000, 600_000
+HELDOUT_BYTES, TRAINING_BYTES = 60_000, 400_000
 DIM, LAYERS = 128, 6  # a body of 1.2 M parameters
 PACKED = 3.9  # bytes per token that check 5 asks for
 UNLEARNABLE = 0.95  # of 16 bits per id: what the plain code must still need
@@ -84,25 +85,23 @@ def _learning(data: Path, seed: int) -> Iterator[Claim]:
     code = ArithmeticTokens(CountModel.fit([train], ORDER, longest=None), BITS)
     plain, plain_seconds = _timed(lambda text: code.encode(text)[0], train, heldout, 1 << BITS, seed)
     uniform = BITS * len(code.encode(heldout)[0]) / len(heldout)
-    yield _claim(
-        "fewer bits per byte than the same code without windows", "no windows", ours, plain, seconds + plain_seconds
-    )
+    seconds += plain_seconds
+    yield _claim("needs fewer bits than one over the same code without windows", "no windows", ours, plain, seconds)
     yield Claim(
         system="equal-info",
         claim=f"without windows the code stays unlearnable: at least {UNLEARNABLE:.0%} of {BITS} bits per id",
-        metric=f"bits per byte of held-out text, no windows; ids all alike against a model with {plain}",
+        metric=f"bits per byte of held-out text; ids all alike against a model with {plain}",
         better="higher",
         baseline=uniform,
         ours=plain.bits_per_byte,
         holds=plain.bits_per_byte >= UNLEARNABLE * uniform,
         seconds=plain_seconds,
     )
-    for name, encode, vocab in (
-        ("bytes", lambda text: np.frombuffer(text, np.uint8), 256),
-        ("byte pair encoding", _bpe(train), BPE_VOCABULARY),
-    ):
-        other, other_seconds = _timed(encode, train, heldout, vocab, seed)
-        yield _claim(f"fewer bits per byte than {name}", name, ours, other, seconds + other_seconds)
+    other, other_seconds = _timed(lambda text: np.frombuffer(text, np.uint8), train, heldout, 256, seed)
+    yield _claim("needs fewer bits than one over bytes", "bytes", ours, other, other_seconds)
+    other, other_seconds = _timed(_bpe(train), train, heldout, BPE_VOCABULARY, seed)
+    name = f"byte pair encoding, {BPE_VOCABULARY} ids"
+    yield _claim("needs fewer bits than one over byte pair encoding", name, ours, other, other_seconds)
 
 
 def _windowed(train: bytes) -> Encode:
@@ -129,7 +128,7 @@ def _timed(encode: Encode, train: bytes, heldout: bytes, vocab: int, seed: int) 
 def _claim(claim: str, name: str, ours: Trained, other: Trained, seconds: float) -> Claim:
     return Claim(
         system="equal-info",
-        claim=f"a language model over windows of {BITS} bits needs {claim}",
+        claim=f"a language model over windows of {BITS} bits {claim}",
         metric=f"bits per byte of held-out text; {name}: {other}; windows: {ours}",
         better="lower",
         baseline=other.bits_per_byte,

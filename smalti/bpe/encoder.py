@@ -121,10 +121,11 @@ class Encoder:
         if not self._rules[-1]:
             return
         for symbol in np.flatnonzero(self.merges.base >= 0):
-            run = np.full(8 * self.longest_token, symbol, np.int32)
-            tokens = self.encode(run)
-            one, other = tokens[len(tokens) // 2 : len(tokens) // 2 + 2] if len(tokens) > 1 else (NONE, NONE)
-            longest_token = longest_of(self._trie, run)
+            longest_token = longest_of(self._trie, np.full(self.longest_token, symbol, np.int32))
+            if longest_token == NONE or self.lengths[longest_token] == 1:
+                continue
+            tokens = self.encode(np.full(8 * int(self.lengths[longest_token]), symbol, np.int32))
+            one, other = tokens[len(tokens) // 2 : len(tokens) // 2 + 2]
             if one == other and one not in (NONE, longest_token):
                 self._facts[longest_token, RUN] = one
 

@@ -15,7 +15,7 @@ from smalti.bpe.compiled import inlined, kernel
 from smalti.bpe.corpus import BORDER, Corpus
 from smalti.bpe.hashing import EMPTY, mix
 
-DESCENT = 16  # a new floor is this part of the old one
+DESCENT = 64  # a new floor is this part of the old one
 SIEVE = 4, 1 << 26  # counters of the sieve: one for so many tokens, and at most so many
 FILLED = 0.5  # of the room for places, after a recount
 UNINDEXED = np.int64(-1)

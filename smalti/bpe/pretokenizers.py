@@ -140,7 +140,7 @@ def steps_of(normalizer: Mapping[str, Any] | None, pre_tokenizer: Mapping[str, A
     """
     escape = _normalizer(normalizer)
     byte_level, space, cuts = False, False, []
-    for place, step in enumerate(_flat(pre_tokenizer, "pretokenizers")):
+    for place, step in enumerate(flat(pre_tokenizer, "pretokenizers")):
         kind = step.get("type")
         if byte_level:
             raise Unsupported(f"{kind} after ByteLevel")
@@ -166,7 +166,7 @@ def steps_of(normalizer: Mapping[str, Any] | None, pre_tokenizer: Mapping[str, A
     return Steps(byte_level, escape, space, cuts)
 
 
-def _flat(step: Mapping[str, Any] | None, inside: str) -> Iterator[Mapping[str, Any]]:
+def flat(step: Mapping[str, Any] | None, inside: str) -> Iterator[Mapping[str, Any]]:
     """Steps of sequences in sequences."""
     waiting = [step] if step is not None else []
     while waiting:
@@ -178,7 +178,7 @@ def _flat(step: Mapping[str, Any] | None, inside: str) -> Iterator[Mapping[str, 
 
 
 def _normalizer(normalizer: Mapping[str, Any] | None) -> Escape | None:
-    steps = list(_flat(normalizer, "normalizers"))
+    steps = list(flat(normalizer, "normalizers"))
     if not steps:
         return None
     prefix = steps.pop(0)["prepend"] if steps[0].get("type") == "Prepend" else None

@@ -19,10 +19,13 @@ from pydantic import Field
 
 import smalti.config
 from smalti.bpe.characters import Bytes, Flags
-from smalti.bpe.compiled import kernel
+from smalti.bpe.compiled import inlined, kernel
 from smalti.bpe.corpus import Pieces
+from smalti.bpe.hashing import mix
 from smalti.bpe.patterns import GPT2_PATTERN, compiled
 from smalti.errors import ConfigError, InputError
+
+SHORT = 8  # bytes of a piece that are a number
 
 Places = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -298,44 +301,67 @@ def _entropy(data: Any, offsets: Any) -> Any:
     return out
 
 
+SUM, SIZE, START, KIND = 0, 1, 2, 3  # columns of the table of kinds of pieces
+
+
 @kernel
 def _distinct(data: Any, ends: Any) -> Any:
     """(number of the first of each kind of piece, how many there are of it), by hashing."""
-    slots = np.full(1 << 16, -1, np.int64)  # the kind that stands there
-    first, counts, hashes = np.empty(1 << 15, np.int64), np.empty(1 << 15, np.int64), np.empty(1 << 15, np.uint64)
-    kinds = 0
+    table = np.full((1 << 16, 4), -1, np.int64)
+    first, counts, kinds, start = np.empty(1 << 15, np.int64), np.empty(1 << 15, np.int64), 0, np.int64(0)
     for piece in range(ends.size):
-        start, stop = np.int64(ends[piece - 1]) if piece else np.int64(0), ends[piece]
-        mixed = np.uint64(stop - start)
-        for place in range(start, stop):
-            mixed = (mixed ^ np.uint64(data[place])) * np.uint64(0x100000001B3)
-        mixed ^= mixed >> np.uint64(29)
-        slot = np.int64(mixed & np.uint64(slots.size - 1))
-        while slots[slot] >= 0:
-            kind = slots[slot]
-            begin = np.int64(ends[first[kind] - 1]) if first[kind] else np.int64(0)
-            if hashes[kind] == mixed and ends[first[kind]] - begin == stop - start:
-                size = 0
-                while size < stop - start and data[begin + size] == data[start + size]:
-                    size += 1
-                if size == stop - start:
-                    break
-            slot = (slot + 1) & (slots.size - 1)
-        if slots[slot] >= 0:
-            counts[slots[slot]] += 1
-            continue
-        if kinds == first.size:
-            first, counts = np.append(first, first), np.append(counts, counts)
-            hashes = np.append(hashes, hashes)
-            slots = np.full(2 * slots.size, -1, np.int64)
-            for kind in range(kinds):
-                slot = np.int64(hashes[kind] & np.uint64(slots.size - 1))
-                while slots[slot] >= 0:
-                    slot = (slot + 1) & (slots.size - 1)
-                slots[slot] = kind
-            slot = np.int64(mixed & np.uint64(slots.size - 1))
-            while slots[slot] >= 0:
-                slot = (slot + 1) & (slots.size - 1)
-        slots[slot], first[kinds], counts[kinds], hashes[kinds] = kinds, piece, 1, mixed
-        kinds += 1
+        size = ends[piece] - start
+        total = _sum(data, start, size)
+        row = _row_of(table, data, total, start, size)
+        if table[row, KIND] >= 0:
+            counts[table[row, KIND]] += 1
+        else:
+            if kinds == first.size:
+                first, counts = np.append(first, first), np.append(counts, counts)
+                table = _doubled(table)
+                row = _row_of(table, data, total, start, size)
+            table[row, SUM], table[row, SIZE], table[row, START], table[row, KIND] = total, size, start, kinds
+            first[kinds], counts[kinds] = piece, 1
+            kinds += 1
+        start += size
     return first[:kinds], counts[:kinds]
+
+
+@inlined
+def _sum(data: Any, start: Any, size: Any) -> Any:
+    """A number of a piece; pieces of up to eight bytes have different ones, if their size is the same."""
+    total = np.int64(0)
+    for place in range(start, start + size):
+        total = (total << 8 if size <= SHORT else total * 0x100000001B3) ^ np.int64(data[place])
+    return total
+
+
+@inlined
+def _row_of(table: Any, data: Any, total: Any, start: Any, size: Any) -> Any:
+    """Where a piece's kind stands, or the free place where it would."""
+    mask = len(table) - 1
+    row = mix(total + (size << 56)) & mask
+    while table[row, KIND] >= 0:
+        if table[row, SUM] == total and table[row, SIZE] == size:
+            if size <= SHORT:
+                break
+            same, other = np.int64(0), table[row, START]
+            while same < size and data[start + same] == data[other + same]:
+                same += 1
+            if same == size:
+                break
+        row = (row + 1) & mask
+    return row
+
+
+@kernel
+def _doubled(table: Any) -> Any:
+    """A table of twice the size. No two kinds are the same, so nothing is compared."""
+    larger = np.full((2 * len(table), 4), -1, np.int64)
+    for old in range(len(table)):
+        if table[old, KIND] >= 0:
+            row = mix(table[old, SUM] + (table[old, SIZE] << 56)) & (len(larger) - 1)
+            while larger[row, KIND] >= 0:
+                row = (row + 1) & (len(larger) - 1)
+            larger[row] = table[old]
+    return larger
