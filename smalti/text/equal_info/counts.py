@@ -35,6 +35,7 @@ from smalti.text.equal_info.model import (
 
 FIXED_BITS = 30  # of fixed-point probabilities
 KEEP_BITS = 31  # of the share that a longer context leaves to a shorter one: at most a half, so that it fits int32
+SHIFT = FIXED_BITS - SCALE_BITS
 NEVER = 2**62  # a depth that no window reaches
 ARRAYS = {
     "link": "int32",
@@ -70,7 +71,7 @@ class CountModel(NextByte):
     symbols: ByteArray
     amounts: Int32Array
     targets: Int32Array
-    shift: int = FIXED_BITS - SCALE_BITS
+    shift: int = SHIFT
     longest: int | None = None
 
     @classmethod
@@ -159,9 +160,17 @@ class CountModel(NextByte):
             and (self.first[0], self.first[-1], self.link[0]) == (0, entries, 0)
             and bool((sizes >= 0).all() and (sizes <= BYTES).all())
             and bool((self.link[1:] < np.arange(1, nodes)).all() and (self.link >= 0).all())
+            and not self._ancestors(MAX_ORDER).any()
             and bool((self.targets >= 0).all() and (self.targets < nodes).all())
             and bool((self.keep >= 0).all() and (self.amounts >= 0).all() and (self.amounts <= 1 << FIXED_BITS).all())
         )
+
+    def _ancestors(self, steps: int) -> Int32Array:
+        """(nodes,): where so many links lead from each node."""
+        nodes = np.arange(len(self.link), dtype=np.int32)
+        for _ in range(steps):
+            nodes = self.link[nodes]
+        return nodes
 
 
 class _CountCursor(Cursor):

@@ -30,7 +30,7 @@ import smalti.config
 from smalti.errors import CheckpointError, ConfigError, InputError
 from smalti.folder import fill
 from smalti.text.base import IdArray, Sample, StreamDecoder, StreamEncoder, TextTokenizer, as_bytes
-from smalti.text.equal_info.counts import CountModel
+from smalti.text.equal_info.counts import SHIFT, CountModel
 from smalti.text.equal_info.grams import MAX_ORDER
 from smalti.text.equal_info.model import NextByte, WordArray
 from smalti.text.equal_info.neural import ByteTransformer, NeuralModel, Training, fingerprint, train_network
@@ -125,6 +125,9 @@ class EqualInfoTokenizer(TextTokenizer):
 
     Attributes:
         model: the same.
+
+    Raises:
+        ConfigError: if the model is not what the configuration says: a saved folder would give other codes.
     """
 
     class Config(Tokenizer.Config):
@@ -177,6 +180,7 @@ class EqualInfoTokenizer(TextTokenizer):
     config: Config
 
     def __init__(self, config: Config, model: Table | NextByte) -> None:
+        _check_model(config, model)
         self.config, self.model = config, model
         self.vocab = (1 << config.token_bits,)
 
@@ -254,10 +258,10 @@ class EqualInfoTokenizer(TextTokenizer):
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         if isinstance(config.model, Counts):
             return cls(config, CountModel.from_tensors(arrays, config.model.longest))
-        table = Table.from_tensors(arrays)
-        if table.bits != config.bits:
-            raise CheckpointError(f"the table has {table.bits} bits, the config {config.bits}")
-        return cls(config, table)
+        try:
+            return cls(config, Table.from_tensors(arrays))
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from None
 
     def assets(self) -> dict[str, bytes]:
         """fingerprint.json of a network: where its tokens can be decoded."""
@@ -287,9 +291,7 @@ class EqualInfoTokenizer(TextTokenizer):
 class _WindowStream(StreamEncoder):
     """Windows as tokens. Ids that were given end at the end of a window, and any window can begin anew there."""
 
-    def __init__(
-        self, windows: TableEncoder | WindowEncoder | NativeWindowEncoder, config: EqualInfoTokenizer.Config
-    ) -> None:
+    def __init__(self, windows: Windower, config: EqualInfoTokenizer.Config) -> None:
         self._windows, self._config = windows, config
         self._taken = 0
 
@@ -345,6 +347,21 @@ class _Checked(StreamDecoder):
 
     def finish(self) -> bytes:
         return self._inner.finish()
+
+
+def _check_model(config: EqualInfoTokenizer.Config, model: Table | NextByte) -> None:
+    """Raises ConfigError unless configuration and tensors together, which is what is saved, are the model."""
+    kind = {"table": Table, "counts": CountModel, "neural": NeuralModel}[config.model.type]
+    if not isinstance(model, kind):
+        raise ConfigError(f"model.type is {config.model.type}, the model a {type(model).__name__}")
+    if isinstance(model, Table) and model.bits != config.bits:
+        raise ConfigError(f"the table has {model.bits} bits, the config {config.bits}")
+    if isinstance(model, NextByte) and isinstance(config.model, Counts | Neural):
+        longest = config.model.longest
+        if model.longest != longest:
+            raise ConfigError(f"the model's longest is {model.longest}, that of the config {longest}")
+    if isinstance(model, CountModel) and model.shift != SHIFT:
+        raise ConfigError("a model whose weights are counts as they are can't be saved: use CountModel.fit")
 
 
 def _untrained(config: EqualInfoTokenizer.Config) -> Table | NextByte:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from smalti.errors import CheckpointError, ConfigError
 from smalti.text.equal_info import grams
 from smalti.text.equal_info.counts import CountModel
-from smalti.text.equal_info.grams import Grams
+from smalti.text.equal_info.grams import MAX_ORDER, Grams
 from smalti.text.equal_info.model import MAX_TOTAL
 from tests.text.equal_info import reference
 from tests.text.equal_info.texts import prose
@@ -101,3 +101,16 @@ def test_damaged_arrays_are_refused() -> None:
             CountModel.from_tensors({**arrays, name: change(arrays[name])}, 192)
     with pytest.raises(CheckpointError):
         CountModel.from_tensors({name: arrays[name] for name in list(arrays)[1:]}, 192)
+
+
+def test_links_that_lead_further_than_the_longest_context_are_refused() -> None:
+    def chain(nodes: int) -> dict[str, np.ndarray]:
+        links = np.maximum(np.arange(nodes, dtype=np.int32) - 1, 0)
+        nothing, first = np.zeros(0, np.int32), np.zeros(nodes + 1, np.int32)
+        keep = np.zeros(nodes, np.int32)
+        return {"link": links, "keep": keep, "first": first, "symbols": np.zeros(0, np.uint8), "amounts": nothing,
+                "targets": nothing}  # fmt: skip
+
+    CountModel.from_tensors(chain(MAX_ORDER + 1), 192)
+    with pytest.raises(CheckpointError):
+        CountModel.from_tensors(chain(MAX_ORDER + 2), 192)

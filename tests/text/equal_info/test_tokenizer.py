@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import recipes.equal_info
 import smalti
 from benchmarks.equal_info import Source, best, python_source
 from smalti.errors import CheckpointError, ConfigError, InputError
+from smalti.text.equal_info.counts import CountModel
 from smalti.text.equal_info.table import Table
 from smalti.text.equal_info.tokenizer import Counts, EqualInfoTokenizer, Fixed, Neural, Training
 from tests.text.equal_info.texts import AWKWARD, noise, prose
@@ -122,8 +124,24 @@ def test_what_does_not_decide_codes_does_not_enter_their_hash() -> None:
     assert same.codes_hash == tokenizer.codes_hash != CONFIGS["b16"].build().codes_hash
     assert EqualInfoTokenizer(CONFIGS["b16-v8"], tokenizer.model).codes_hash != tokenizer.codes_hash
     counts = fitted("b48-v16")
-    shorter = EqualInfoTokenizer(counts.config.replace(model=Counts(longest=20)), counts.model)
+    assert isinstance(counts.model, CountModel)
+    shorter = EqualInfoTokenizer(counts.config.replace(model=Counts(longest=20)), replace(counts.model, longest=20))
     assert shorter.codes_hash != counts.codes_hash
+
+
+def test_a_model_that_a_saved_folder_would_not_give_back_is_refused() -> None:
+    table, counts = fitted("b16").model, fitted("b48-v16").model
+    assert isinstance(counts, CountModel)
+    as_they_are = CountModel.of_counts(np.ones((256, 256), np.int64), longest=192)
+    for name, model, message in (
+        ("b15-v5", table, "16 bits, the config 15"),
+        ("b16", counts, "a CountModel"),
+        ("b48-v16", table, "a Table"),
+        ("b48-v16", replace(counts, longest=20), "longest is 20"),
+        ("b48-v16", as_they_are, "as they are"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            EqualInfoTokenizer(CONFIGS[name], model)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
