@@ -272,8 +272,11 @@ class VisualUnicode(TextTokenizer):
             raise CheckpointError(f"the saved vocabulary does not fit its config: {error}") from None
 
     def assets(self) -> dict[str, bytes]:
-        """tokenizer.json and its settings for `transformers`, unless ids would differ there ("surrogate-escape")."""
-        if self.config.on_unk == "surrogate-escape":
+        """tokenizer.json and its settings for `transformers`, unless ids would differ there.
+
+        They would with "surrogate-escape", and with "byte" where a token is spelled like a byte ("<0x41>").
+        """
+        if self.config.on_unk == "surrogate-escape" or len(set(self.tokens)) < self.vocab[0]:
             return {}
         specials = self.config.match_specials
         files = write_vocabulary(self.vocabulary, match_specials=specials, bytes_after=self.config.on_unk == "byte")

@@ -83,8 +83,10 @@ def test_a_saved_folder_loads_in_transformers(on_unk: Any, match_specials: bool,
 
 
 def test_ids_that_others_would_not_give_are_not_written(tmp_path: Path) -> None:
-    VisualUnicode.Config(on_unk="surrogate-escape").build().save(tmp_path / "saved")
-    assert not (tmp_path / "saved" / "tokenizer.json").exists()
+    spelled_like_a_byte = VisualUnicode.from_ngrams(["<0x41>"], VisualUnicode.Config(on_unk="byte"))
+    for tokenizer in (VisualUnicode.Config(on_unk="surrogate-escape").build(), spelled_like_a_byte):
+        tokenizer.save(tmp_path / "saved")
+        assert not (tmp_path / "saved" / "tokenizer.json").exists()
 
 
 @pytest.mark.parametrize(
