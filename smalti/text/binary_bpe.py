@@ -26,6 +26,7 @@ import smalti.config
 from smalti.bpe import Encoder, Merges, Training, tokenizer_json, train
 from smalti.bpe.alphabets import GPT2, LATIN1, alphabet_of, escaped_latin1
 from smalti.bpe.blocks import BlockEncoder
+from smalti.bpe.pretokenizers import flat
 from smalti.bpe.spelling import Spellings
 from smalti.bpe.splitters import AnySplitter, EntropyFilter, Segments, Whole, as_array
 from smalti.errors import CheckpointError, ConfigError
@@ -266,11 +267,12 @@ class BinaryBPE(TextTokenizer):
         """
         file = tokenizer_json.read(content)
         model = tokenizer_json.Model.of(file.model)
-        steps = json.dumps([file.decoder, file.pre_tokenizer])
-        if '"use_regex": true' in steps:
+        cuts = [step for step in flat(file.pre_tokenizer, "pretokenizers") if step.get("type") == "ByteLevel"]
+        if any(step.get("use_regex", True) for step in cuts):  # a decoder has the field, too, where it means nothing
             raise CheckpointError("this file cuts text by a pattern first: load it as tokenizer-json")
+        byte_level = bool(cuts) or '"ByteLevel"' in json.dumps(file.decoder)
         specials = [each.content for each in sorted(file.added, key=lambda each: each.id)]
-        alphabet = alphabet_of(model.vocab, byte_level='"ByteLevel"' in steps, specials=specials, glyphs=GLYPHS)
+        alphabet = alphabet_of(model.vocab, byte_level=byte_level, specials=specials, glyphs=GLYPHS)
         if alphabet is None:
             raise CheckpointError("the tokens of this file are text, not bytes: load it as tokenizer-json")
         spelled = tokenizer_json.token_bytes(file, alphabet)

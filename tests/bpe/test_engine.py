@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -196,6 +197,14 @@ class TestEncoding:
         encoder = Encoder(trained(2, 400))
         text = np.full(1_000_000, symbol, np.uint8)
         assert np.array_equal(encoder.encode(text), encoder.by_rank(text))
+
+    def test_long_tokens_do_not_make_other_symbols_slow(self) -> None:
+        """What is noted of a symbol's runs takes as long as their own tokens are, not as the longest of all."""
+        twice = [(0, 1), *((token, token) for token in range(256, 273))]  # ab, abab, ...
+        merges = Merges(np.arange(256), np.array(twice), np.arange(256, 256 + len(twice)))
+        started = time.process_time()
+        assert Encoder(merges).longest_token == 2**18
+        assert time.process_time() - started < 2
 
     def test_tokens_that_no_encoding_has_are_known(self) -> None:
         # "ab" comes before "bc", so "abc" is ab c; the rule a bc is never used.

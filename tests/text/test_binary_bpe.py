@@ -194,6 +194,17 @@ class TestFiles:
         with pytest.raises(CheckpointError, match="tokenizer-json"):
             BinaryBPE.from_json(json.dumps(file).encode())
 
+    def test_only_a_pre_tokenizer_cuts_by_a_pattern(self) -> None:
+        """ByteLevel's default is to do so, and a decoder that says so means nothing by it."""
+        file = json.loads(TRAINED.to_json("gpt2"))
+        data = executable(3, 5_000)
+        file["decoder"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+        tokenizer = BinaryBPE.from_json(json.dumps(file).encode())
+        assert np.array_equal(tokenizer.ids(data), TRAINED.ids(data))
+        del file["pre_tokenizer"]["use_regex"]
+        with pytest.raises(CheckpointError, match="tokenizer-json"):
+            BinaryBPE.from_json(json.dumps(file).encode())
+
     def test_changed_tensors_are_refused(self, tmp_path: Path) -> None:
         folder = TRAINED.save(tmp_path / "saved")
         assert BinaryBPE.load(folder).codes_hash == TRAINED.codes_hash
