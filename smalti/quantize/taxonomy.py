@@ -34,6 +34,7 @@ STAGES = ("fundamental", "classical", "llm-single", "llm-multi")
 WITHOUT_RECORD = {
     "binary-bpe": "merges of bytes: nothing is quantized",
     "equal-info": "arithmetic coding: nothing is quantized",
+    "tokenizer-json": "merges of characters: nothing is quantized",
     "visual-unicode": "frozen embeddings of characters: nothing is quantized",
     "mingtok": "continuous tokens",
     "uniflow": "continuous tokens",
