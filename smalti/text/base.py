@@ -267,6 +267,17 @@ class TextTokenizer(Tokenizer):
         return [values[start:stop] for start, stop in pairwise(offsets)]
 
 
+def several(samples: Any) -> Any:
+    """What `fit` was given, if that is more than one sample: text, too, can be gone through piece by piece.
+
+    Raises:
+        InputError: if it is a single sample.
+    """
+    if isinstance(samples, Sample):
+        raise InputError(f"fit takes a sequence of samples, got a single {type(samples).__name__}: put it in a list")
+    return samples
+
+
 def as_bytes(sample: Sample) -> bytes | memoryview:
     """A sample's bytes.
 

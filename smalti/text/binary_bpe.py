@@ -30,7 +30,7 @@ from smalti.bpe.pretokenizers import flat
 from smalti.bpe.spelling import Spellings
 from smalti.bpe.splitters import AnySplitter, EntropyFilter, Segments, Whole, as_array
 from smalti.errors import CheckpointError, ConfigError
-from smalti.text.base import IdArray, StreamDecoder, StreamEncoder, TextTokenizer
+from smalti.text.base import IdArray, StreamDecoder, StreamEncoder, TextTokenizer, several
 
 SPECIALS = ("<|start|>", "<|end|>", "<|pad|>", "<|unk|>", "<|cls|>", "<|sep|>", "<|mask|>")
 GLYPHS = tuple("⧈⚖⏵✦⬤●◐◌◑○⬆⬇⇆⟂∴∵⋀⋁⟷⟶⟞⇢⟺⊢👁🧪📊📚🗣🤔★☆⚠❗❓↻✎«»①②③④⑤⑥⑦⑧⑨⑩")
@@ -171,7 +171,7 @@ class BinaryBPE(TextTokenizer):
         config, reserved = self.config, self.config.reserved()
         taken = reserved[len(SPECIALS) + BYTES :]
         trained = train(
-            self._segments(samples), reserved[len(SPECIALS) : len(SPECIALS) + BYTES], config.training,
+            self._segments(several(samples)), reserved[len(SPECIALS) : len(SPECIALS) + BYTES], config.training,
             base=np.arange(len(SPECIALS), len(SPECIALS) + BYTES), learned=len(reserved), taken=[*reserved[:7], *taken],
             allowed=config.whitespace.allows, memory=memory, report=report,
         )  # fmt: skip

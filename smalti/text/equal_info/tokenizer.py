@@ -29,7 +29,7 @@ from torch import Tensor
 import smalti.config
 from smalti.errors import CheckpointError, ConfigError, InputError
 from smalti.folder import fill
-from smalti.text.base import IdArray, Sample, StreamDecoder, StreamEncoder, TextTokenizer, as_bytes
+from smalti.text.base import IdArray, Sample, StreamDecoder, StreamEncoder, TextTokenizer, as_bytes, several
 from smalti.text.equal_info.counts import SHIFT, CountModel
 from smalti.text.equal_info.grams import MAX_ORDER
 from smalti.text.equal_info.model import NextByte, WordArray
@@ -218,7 +218,7 @@ class EqualInfoTokenizer(TextTokenizer):
             InputError: if a network has nothing to be trained on.
         """
         digest, config = hashlib.sha256(), self.config
-        seen = _digested(samples, digest)
+        seen = _digested(several(samples), digest)
         if isinstance(config.model, Fixed):
             self.model = Table.build(config.model.source.fit(seen), config.bits)
         else:

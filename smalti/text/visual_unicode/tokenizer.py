@@ -21,7 +21,7 @@ from torch import Tensor
 from smalti.checkpoint import read_official
 from smalti.errors import CheckpointError, ConfigError, InputError
 from smalti.folder import read_folder, write_folder
-from smalti.text.base import Sample, StreamDecoder, StreamEncoder, TextTokenizer, as_bytes
+from smalti.text.base import Sample, StreamDecoder, StreamEncoder, TextTokenizer, as_bytes, several
 from smalti.text.visual_unicode.encoder import OnUnknown, Rules, Texts, UnicodeDecoder, UnicodeEncoder
 from smalti.text.visual_unicode.files import (
     SETTINGS,
@@ -151,7 +151,7 @@ class VisualUnicode(TextTokenizer):
         shared, lists = set(common), list[list[str]]()
         places = max(0, room(self.config.size) - len(shared))
         for corpus in corpora:
-            texts = (bytes(as_bytes(sample)).decode("utf-8", "replace") for sample in corpus)
+            texts = (bytes(as_bytes(sample)).decode("utf-8", "replace") for sample in several(corpus))
             lists += top_ngrams(texts, self.config.ngram_lengths, self.config.ngram_top or places)
         self._take(UnicodeVocabulary.of_ngrams(shared | united(lists, places), self.config.size))
         self._table = self._expected = None
