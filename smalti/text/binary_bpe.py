@@ -12,6 +12,7 @@ bytes and learned tokens only: text of a special token inside of a file is text.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -31,6 +32,8 @@ from smalti.bpe.spelling import Spellings
 from smalti.bpe.splitters import AnySplitter, EntropyFilter, Segments, Whole, as_array
 from smalti.errors import CheckpointError, ConfigError
 from smalti.text.base import IdArray, StreamDecoder, StreamEncoder, TextTokenizer, several
+
+log = logging.getLogger("smalti")
 
 SPECIALS = ("<|start|>", "<|end|>", "<|pad|>", "<|unk|>", "<|cls|>", "<|sep|>", "<|mask|>")
 GLYPHS = tuple("⧈⚖⏵✦⬤●◐◌◑○⬆⬇⇆⟂∴∵⋀⋁⟷⟶⟞⇢⟺⊢👁🧪📊📚🗣🤔★☆⚠❗❓↻✎«»①②③④⑤⑥⑦⑧⑨⑩")
@@ -262,12 +265,19 @@ class BinaryBPE(TextTokenizer):
     def from_json(cls, content: bytes) -> Self:
         """Reads a tokenizer.json, of any layout of ids and in any alphabet of bytes.
 
+        Published vocabularies encode bytes as a whole, so a Split in the file is left out, which the log says.
+
         Raises:
             CheckpointError: if it is damaged, or no byte pair encoding of bytes as a whole.
         """
         file = tokenizer_json.read(content)
         model = tokenizer_json.Model.of(file.model)
-        cuts = [step for step in flat(file.pre_tokenizer, "pretokenizers") if step.get("type") == "ByteLevel"]
+        steps = list(flat(file.pre_tokenizer, "pretokenizers"))
+        cuts = [step for step in steps if step.get("type") == "ByteLevel"]
+        if any(step.get("type") == "Split" for step in steps):
+            log.warning(
+                "this file's Split is for text: binary-bpe encodes bytes as a whole; tokenizer-json splits them"
+            )
         if any(step.get("use_regex", True) for step in cuts):  # a decoder has the field, too, where it means nothing
             raise CheckpointError("this file cuts text by a pattern first: load it as tokenizer-json")
         byte_level = bool(cuts) or '"ByteLevel"' in json.dumps(file.decoder)

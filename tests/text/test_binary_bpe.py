@@ -205,6 +205,15 @@ class TestFiles:
         with pytest.raises(CheckpointError, match="tokenizer-json"):
             BinaryBPE.from_json(json.dumps(file).encode())
 
+    def test_a_split_is_left_out_and_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        file = json.loads(TRAINED.to_json("gpt2"))
+        split = {"type": "Split", "pattern": {"Regex": "e"}, "behavior": "Isolated", "invert": False}
+        file["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, file["pre_tokenizer"]]}
+        tokenizer = BinaryBPE.from_json(json.dumps(file).encode())
+        data = executable(3, 2_000)
+        assert np.array_equal(tokenizer.ids(data), TRAINED.ids(data))
+        assert "tokenizer-json" in caplog.text
+
     def test_changed_tensors_are_refused(self, tmp_path: Path) -> None:
         folder = TRAINED.save(tmp_path / "saved")
         assert BinaryBPE.load(folder).codes_hash == TRAINED.codes_hash
