@@ -275,9 +275,7 @@ class BinaryBPE(TextTokenizer):
         steps = list(flat(file.pre_tokenizer, "pretokenizers"))
         cuts = [step for step in steps if step.get("type") == "ByteLevel"]
         if any(step.get("type") == "Split" for step in steps):
-            log.warning(
-                "this file splits text; binary-bpe encodes bytes as a whole, tokenizer-json splits them"
-            )
+            log.warning("this file splits text; binary-bpe encodes bytes as a whole, tokenizer-json splits them")
         if any(step.get("use_regex", True) for step in cuts):  # a decoder has the field, too, where it means nothing
             raise CheckpointError("this file cuts text by a pattern first: load it as tokenizer-json")
         byte_level = bool(cuts) or '"ByteLevel"' in json.dumps(file.decoder)
