@@ -344,6 +344,7 @@ def two_ranks(rank: int, folder: str) -> None:
         started(z, mask=real)
         started.update()
     torch.save([plain.state_dict(), started.state_dict()], f"{folder}/rank{rank}.pt")
+    dist.barrier()  # a rank that leaves early can take the others down with it
     dist.destroy_process_group()
 
 

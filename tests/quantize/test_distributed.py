@@ -30,6 +30,7 @@ def train(rank: int, folder: str, steps: int) -> None:
         one.update()
         rvq.update()
     torch.save([one.state_dict(), rvq.state_dict()], f"{folder}/rank{rank}.pt")
+    dist.barrier()  # a rank that leaves early can take the others down with it
     dist.destroy_process_group()
 
 
@@ -52,6 +53,7 @@ def average(rank: int, folder: str) -> None:
     vq.update()
     if rank == 0:
         torch.save([vq.state_dict(), out.terms["perplexity"]], f"{folder}/ranks.pt")
+    dist.barrier()  # a rank that leaves early can take the others down with it
     dist.destroy_process_group()
 
 
@@ -90,6 +92,7 @@ def train_with_empty_batches(rank: int, folder: str) -> None:
         one.update()
         rvq.update()
     torch.save([one.state_dict(), rvq.state_dict(), seen], f"{folder}/rank{rank}.pt")
+    dist.barrier()  # a rank that leaves early can take the others down with it
     dist.destroy_process_group()
 
 

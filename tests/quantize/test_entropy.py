@@ -225,6 +225,7 @@ def half_of_the_batch(rank: int, folder: str) -> None:
         gradients.append(gradient)
     if rank == 0:
         torch.save(gradients, f"{folder}/gradients.pt")
+    dist.barrier()  # a rank that leaves early can take the others down with it
     dist.destroy_process_group()
 
 

@@ -193,6 +193,7 @@ def train(rank: int, folder: str) -> None:
                 vq(z)  # a second micro-batch
             vq.update()
     torch.save({name: vq.state_dict() for name, vq in quantizers.items()}, f"{folder}/rank{rank}.pt")
+    dist.barrier()  # a rank that leaves early can take the others down with it
     dist.destroy_process_group()
 
 

@@ -72,6 +72,7 @@ def train(rank: int, folder: str) -> None:
     rows -= rows.mean(0)
     own = sinkhorn.centred(x[:11] if rank == 0 else x[11:])
     torch.save([states, moved, sinkhorn.potential(own, rows, 0.2, 40)], f"{folder}/rank{rank}.pt")
+    dist.barrier()  # a rank that leaves early can take the others down with it
     dist.destroy_process_group()
 
 
