@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def count_files(tokenizer: TextTokenizer, inputs: Sequence[Input], report: Repor
                 data = each.path.read_bytes()
                 yield Counted(each.id, len(data), tokenizer.count(data))
             else:
-                with RowReader(tokenizer, each.path, CHUNK) as rows:
+                with closing(RowReader(tokenizer, each.path, CHUNK)) as rows:
                     yield Counted(each.id, rows.state.size, sum(len(ids) for ids in rows))
         except (InputError, OSError) as error:
             yield Counted(each.id, error=str(error))
@@ -87,7 +88,7 @@ class TokenCounts:
         """Counts the tokens of files; their bytes are those of the files."""
         for each in inputs:
             try:
-                with RowReader(self.tokenizer, each.path, CHUNK) as rows:
+                with closing(RowReader(self.tokenizer, each.path, CHUNK)) as rows:
                     for ids in rows:
                         self.add(ids)
                     self.bytes += rows.state.size

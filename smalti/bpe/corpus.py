@@ -3,7 +3,7 @@
     border a b c border d e border ──merge (a,b)──► border X · c border d e border
 
 A token that covers several places stands in the first; the second and the last hold minus their number, so that the
-next and the previous token are one look away on both sides. `squeezed` takes such places out.
+next and the previous token are one look away on both sides. `squeeze` takes such places out.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Corpus:
         count = len(offsets) - 1
         if len(symbols) + count >= MAX_PLACES:
             raise InputError(f"{len(symbols)} symbols are more than a trainer takes: give it a part of them")
-        if len(symbols) and (int(symbols.max()) >= len(base) or (base < 0).any()):
+        if len(symbols) and (int(symbols.max()) >= len(base) or int(symbols.min()) < 0 or (base < 0).any()):
             _refuse_unknown(symbols, base)
         tokens = np.empty(len(symbols) + count + 1, np.int32)
         tokens[0] = BORDER
@@ -108,9 +108,9 @@ class Corpus:
 
 def _refuse_unknown(symbols: Any, base: Any) -> None:
     """Raises InputError if a symbol has no token."""
-    known = np.zeros(max(len(base), int(symbols.max()) + 1), np.bool_)
-    known[: len(base)] = base >= 0
-    unknown = np.flatnonzero(~known[symbols])
+    known = (symbols >= 0) & (symbols < len(base))
+    known[known] = base[symbols[known]] >= 0
+    unknown = np.flatnonzero(~known)
     if len(unknown):
         raise InputError(f"symbol {int(symbols[unknown[0]])} has no token")
 

@@ -125,7 +125,7 @@ class File:
             "pre_tokenizer": self.pre_tokenizer, "post_processor": self.post_processor, "decoder": self.decoder,
             "model": self.model,
         }  # fmt: skip
-        return json.dumps(data, ensure_ascii=False, indent=1).encode()
+        return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def read(content: bytes | str) -> File:

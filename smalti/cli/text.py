@@ -106,8 +106,8 @@ def train(
     began = time.monotonic()
     wanted = vocab - len(tokenizer.config.reserved())
     with _progress(wanted, f"learning from {size / 1e6:.0f} MB", as_json, of_bytes=False) as report:
-        mapped = [np.memmap(one.path, np.uint8, "r") for one in found.inputs if one.size]
-        tokenizer.fit(mapped, memory=_memory(memory), report=lambda done, total: report(1))
+        samples = (np.fromfile(one.path, np.uint8) for one in found.inputs)  # mapped pages would count as memory
+        tokenizer.fit(samples, memory=_memory(memory), report=lambda done, total: report(1))
     folders = [tokenizer.save(out)]
     folders += [tokenizer.smaller(size).save(out.with_name(f"{out.name}-{size}")) for size in member or ()]
     learned = len(tokenizer.merges)

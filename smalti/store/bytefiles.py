@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from itertools import islice, zip_longest
 from pathlib import Path
 
@@ -87,7 +88,7 @@ class ByteCoder(Coder):
             found = Repeated()
             stored = (codes[:, 0] for codes in store.codes(each.id))
             try:
-                with self.reader(each) as rows:
+                with closing(self.reader(each)) as rows:
                     for fresh, old in zip_longest(rows, stored, fillvalue=np.zeros(0, np.uint8)):
                         common = min(len(fresh), len(old))
                         found.codes += len(fresh)
@@ -148,7 +149,7 @@ class _ChainEncoder:
                 if each.id in failures:
                     continue
                 try:
-                    with self.coder.reader(each, told=self._told) as rows:
+                    with closing(self.coder.reader(each, told=self._told)) as rows:
                         for ids in rows:
                             groups.add(each.id, rows.part - 1, ids)
                 except UnreadableError as error:

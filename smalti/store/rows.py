@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -40,7 +39,7 @@ class Mark:
 
 
 class RowReader:
-    """An iterator over the rows of one file, in the smallest unsigned type; a context that closes the file.
+    """An iterator over the rows of one file, in the smallest unsigned type; `contextlib.closing` closes it.
 
     Args:
         tokenizer: of text or executables.
@@ -78,18 +77,10 @@ class RowReader:
         self.state = self._file.state
         self._rows = self._cut()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         self._file.close()
 
-    def __iter__(self) -> Iterator[IdArray]:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> IdArray:

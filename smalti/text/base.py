@@ -26,6 +26,7 @@ from smalti.tokenizer import Options, Seed, Tokenizer, codes_digest
 from smalti.tokens import Tokens
 
 IdArray = np.ndarray[tuple[int, ...], np.dtype[Any]]  # one axis, any integer type
+AT_ONCE = 2**20  # ids that are decoded at once; what decoders need grows with it
 Sample = str | bytes | bytearray | memoryview
 
 
@@ -129,10 +130,13 @@ class TextTokenizer(Tokenizer):
         """The bytes of one sample's ids.
 
         Raises:
-            InputError: if an id is outside the vocabulary.
+            InputError: if an id is no integer, or outside the vocabulary.
         """
+        if ids.dtype.kind not in "iu":
+            raise InputError(f"ids are integers, got {ids.dtype}")
         decoder = self.stream_decoder()
-        return decoder.push(ids) + decoder.finish()
+        parts = [decoder.push(ids[start : start + AT_ONCE]) for start in range(0, len(ids), AT_ONCE)]
+        return b"".join([*parts, decoder.finish()])
 
     def count(self, data: bytes | memoryview) -> int:
         """How many tokens a sample has."""

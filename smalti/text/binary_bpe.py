@@ -69,7 +69,7 @@ class BinaryBPE(TextTokenizer):
 
     Args:
         config: how it is, or would be, trained.
-        merges: the rules; bytes alone if None.
+        merges: the rules.
         spellings: the bytes of every id, those of special tokens their text.
         special: ids of special tokens, which decode to nothing.
     """
@@ -139,8 +139,12 @@ class BinaryBPE(TextTokenizer):
     config: Config
 
     def __init__(self, config: Config, merges: Merges, spellings: Spellings, special: Sequence[int]) -> None:
-        self.config, self.merges, self.spellings = config, merges, spellings
-        self.special = tuple(special)
+        self.config = config
+        self._hold(merges, spellings, special)
+
+    def _hold(self, merges: Merges, spellings: Spellings, special: Sequence[int]) -> None:
+        """Takes a vocabulary, in place of the one before."""
+        self.merges, self.spellings, self.special = merges, spellings, tuple(special)
         self.vocab = (len(spellings),)
         self._encoder = Encoder(merges)
         silent = dict.fromkeys(self.special, b"")
@@ -183,7 +187,7 @@ class BinaryBPE(TextTokenizer):
         spelled = [*reserved, *learned]
         if config.padded:
             spelled += padding(spelled, config.training.vocab - len(spelled))
-        self.__init__(config, trained.merges, Spellings.of(spelled), config.special_ids())  # type: ignore[misc]
+        self._hold(trained.merges, Spellings.of(spelled), config.special_ids())
         return self
 
     def smaller(self, vocab: int) -> BinaryBPE:
@@ -257,9 +261,17 @@ class BinaryBPE(TextTokenizer):
 
     @classmethod
     def from_files(cls, path: str | Path) -> Self:
-        """Reads a published tokenizer.json, or a folder that holds one."""
+        """Reads a published tokenizer.json, or a folder that holds one.
+
+        Raises:
+            CheckpointError: if there is none, or as in `from_json`.
+        """
         place = Path(path)
-        return cls.from_json((place / FILE if place.is_dir() else place).read_bytes())
+        try:
+            content = (place / FILE if place.is_dir() else place).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path} holds no {FILE} that can be read: {error.strerror}") from None
+        return cls.from_json(content)
 
     @classmethod
     def from_json(cls, content: bytes) -> Self:

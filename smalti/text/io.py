@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from smalti.errors import InputError
 
@@ -71,7 +70,7 @@ class FileState:
 
 
 class ByteFile:
-    """A file that is read from front to back, and may not change while it is.
+    """A file that is read from front to back, and may not change while it is; `contextlib.closing` closes it.
 
     Args:
         path: of a regular file.
@@ -83,14 +82,6 @@ class ByteFile:
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
         self.state = self._now()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._file.close()
@@ -128,7 +119,7 @@ def texts(path: Path, size: int = BLOCK) -> Iterator[str]:
         InputError: if it changes meanwhile.
     """
     rest = b""
-    with ByteFile(path) as file:
+    with closing(ByteFile(path)) as file:
         for block in file.blocks(size=size):
             lines, end, rest = (rest + block).rpartition(b"\n")
             if end:

@@ -160,6 +160,8 @@ class TestTraining:
     def test_bad_input_is_refused(self) -> None:
         with pytest.raises(InputError, match="symbol"):
             train([np.array([0, 3])], LETTERS, Training(), base=[0, 1, 2, -1])
+        with pytest.raises(InputError, match="symbol -1"):
+            train([np.array([0, -1])], LETTERS, Training())
         with pytest.raises(ConfigError, match="no room"):
             train([np.array([0])], LETTERS, Training(vocab=2))
         with pytest.raises(ConfigError, match="MiB"):

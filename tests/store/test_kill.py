@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from smalti.image.photo import PhotoTokenizer
 from smalti.store import TokenStore, encode_paths, verify
-
-
-def killed_run(photos: Path, store: Path, tokenizer: PhotoTokenizer, seconds: float, workers: int) -> bool:
-    """Encodes in a forked process that is killed after some time. True if it was done before."""
-    child = os.fork()
-    if child == 0:
-        try:
-            # One thread: the thread pool of a forked process is not its own, and would be waited for for ever.
-            one = {"threads": 1}
-            encode_paths([photos], store, tokenizer, reference="tiny", shard_size=2, workers=workers, recipe=one)
-        finally:
-            os._exit(0)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return True
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+from tests.store.killing import killed
 
 
 def check(store: Path, expected: list[str]) -> None:
@@ -51,7 +30,12 @@ def kill_until_done(photos: Path, folder: Path, tokenizer: PhotoTokenizer, kills
         round_ += 1
         limit = 0.2  # seconds; it grows, so that a busy machine gets through too
         while True:
-            finished = killed_run(photos, store, tokenizer, rng.uniform(0, limit), workers=rng.choice([0, 0, 0, 1]))
+            # One thread: the thread pool of a forked process is not its own, and would be waited for for ever.
+            run = partial(
+                encode_paths, [photos], store, tokenizer, reference="tiny", shard_size=2, recipe={"threads": 1},
+                workers=rng.choice([0, 0, 0, 1]),
+            )  # fmt: skip
+            finished = not killed(run, rng.uniform(0, limit))
             limit *= 1.1
             if (store / "store.json").exists():
                 check(store, expected)

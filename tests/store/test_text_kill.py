@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from smalti.store import TokenStore, verify
 from smalti.store.shard import file_hash
+from tests.store.killing import killed
 from tests.store.texts import check_rows, encode, write_texts
 from tests.text.runs import RunTokenizer
 
 MANY = {f"{index:03d}.txt": 25 * index for index in range(150)}
 LARGE = {"large.txt": 300_000, "larger.txt": 400_000}
-
-
-def killed_run(folder: Path, store: Path, tokenizer: RunTokenizer, seconds: float, workers: int) -> bool:
-    """Encodes in a forked process that is killed after some time. True if it was done before."""
-    child = os.fork()
-    if child == 0:
-        try:
-            encode(folder, store, tokenizer, workers=workers)
-        finally:
-            os._exit(0)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return True
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
 
 
 def kill_until_done(folder: Path, out: Path, tokenizer: RunTokenizer, kills: int, seed: int) -> None:
@@ -45,7 +26,10 @@ def kill_until_done(folder: Path, out: Path, tokenizer: RunTokenizer, kills: int
         store = out / f"store{round_}"
         round_ += 1
         limit = 0.1  # seconds; it grows, so that a busy machine gets through too
-        while not killed_run(folder, store, tokenizer, rng.uniform(0, limit), rng.choice([1, 2, 4])):
+        while True:
+            run = partial(encode, folder, store, tokenizer, workers=rng.choice([1, 2, 4]))
+            if not killed(run, rng.uniform(0, limit)):
+                break
             done, limit = done + 1, limit * 1.1
             if (store / "store.json").exists():
                 assert not verify(store).problems

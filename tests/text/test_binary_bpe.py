@@ -62,6 +62,16 @@ class TestBytes:
         with pytest.raises(InputError, match="id 900 at 1"):
             TRAINED.data(np.array([5, 900]))
 
+    @pytest.mark.parametrize("ids", [np.array([8.0]), np.array([True]), np.zeros(0)])
+    def test_ids_that_are_no_integers_are_refused(self, ids: Any) -> None:
+        with pytest.raises(InputError, match="ids are integers"):
+            TRAINED.data(ids)
+
+    def test_many_ids_are_decoded_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("smalti.text.base.AT_ONCE", 7)
+        data = executable(5, 3_000)
+        assert TRAINED.data(TRAINED.ids(data)) == data
+
 
 class TestTraining:
     def test_ids_are_laid_out_as_published(self) -> None:
@@ -213,6 +223,10 @@ class TestFiles:
         data = executable(3, 2_000)
         assert np.array_equal(tokenizer.ids(data), TRAINED.ids(data))
         assert "tokenizer-json" in caplog.text
+
+    def test_a_folder_without_a_file_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"holds no tokenizer\.json"):
+            BinaryBPE.from_files(tmp_path)
 
     def test_changed_tensors_are_refused(self, tmp_path: Path) -> None:
         folder = TRAINED.save(tmp_path / "saved")

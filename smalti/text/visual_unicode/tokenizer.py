@@ -40,6 +40,7 @@ from smalti.tokens import Tokens
 
 TABLE_FILE = "normalized_embeddings_weights.pt"
 TABLE = "table"  # of a saved folder's tensors
+TABLE_NUMBERS = "table_numbers"  # of config.json: the fingerprint of its numbers
 
 
 class VisualUnicode(TextTokenizer):
@@ -295,7 +296,9 @@ class VisualUnicode(TextTokenizer):
         if table and self._table is not None:
             state[TABLE] = self._table.weight
         fingerprint = self._expected if self._table is None else self._table.fingerprint
-        facts = {"codes_hash": self.codes_hash, "licence": licence, "table_fingerprint": fingerprint}
+        facts: dict[str, Any] = {"codes_hash": self.codes_hash, "licence": licence, "table_fingerprint": fingerprint}
+        if TABLE in state:  # a drawn table's fingerprint is over its bits, which say nothing of these numbers
+            facts[TABLE_NUMBERS] = given_table(state[TABLE]).fingerprint
         config = self.config.model_dump(mode="json")
         return write_folder(
             folder, kind="tokenizer", name=self.name, config=config, state=state, facts=facts, assets=self.assets()
@@ -311,6 +314,8 @@ class VisualUnicode(TextTokenizer):
             raise CheckpointError(f"{folder}: the tensors or the config were changed after it was saved (codes hash)")
         tokenizer._expected = saved.header.get("table_fingerprint")
         if weight is not None:
+            if saved.header.get(TABLE_NUMBERS) not in (None, given_table(weight).fingerprint):
+                raise CheckpointError(f"{folder}: the table was changed after it was saved")
             tokenizer.use_table(FrozenTable(weight, tokenizer._expected or given_table(weight).fingerprint))
         return tokenizer
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import smalti
 from smalti.errors import CheckpointError, ConfigError, InputError
@@ -130,6 +130,16 @@ def test_a_folder_keeps_codes_and_table(small: VisualUnicode, tmp_path: Path) ->
     assert again.codes_hash == small.codes_hash and again.config == small.config
     assert torch.equal(again.encode(text).only.codes, small.encode(text).only.codes)
     assert torch.equal(again.table.weight, table.weight) and again.table.fingerprint == table.fingerprint
+
+
+def test_a_table_that_was_changed_is_refused(small: VisualUnicode, tmp_path: Path) -> None:
+    assert len(small.table) == small.vocab[0]
+    folder = small.save(tmp_path / "saved")
+    state = load_file(folder / "model.safetensors")
+    state["table"][3, 0] += 0.5
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="table was changed"):
+        VisualUnicode.load(folder)
 
 
 def test_a_table_that_was_left_out_is_drawn_again_or_refused(small: VisualUnicode, tmp_path: Path) -> None:
