@@ -30,8 +30,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from benchmarks.side_by_side import Row, best
 from smalti.bpe import Encoder, Merges, Training, train
 from smalti.bpe.alphabets import GPT2, LATIN1
+from smalti.bpe.distinct import distinct
 from smalti.bpe.patterns import GPT2_PATTERN, compiled
-from smalti.bpe.splitters import distinct
 
 CHUNK = 8192
 TRAINED, TEXT, ENCODED, LARGE = 8_000_000, 25_000_000, 16_000_000, 100_000_000  # bytes

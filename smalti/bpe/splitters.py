@@ -1,6 +1,6 @@
 """Splitters: where training data is cut, so that no merge crosses a cut.
 
-    bytes ──boundaries──► places where it may be cut ──keep──► segments ──distinct──► different ones and their weights
+    bytes ──boundaries──► places where it may be cut ──keep──► segments
 
 A boundary is kept with some probability; one that is dropped lets merges cross it. Which ones were kept comes with the
 result, and can be given, so that a run can be repeated.
@@ -19,13 +19,10 @@ from pydantic import Field
 
 import smalti.config
 from smalti.bpe.characters import Bytes, Flags
-from smalti.bpe.compiled import inlined, kernel
+from smalti.bpe.compiled import kernel
 from smalti.bpe.corpus import Pieces
-from smalti.bpe.hashing import mix
 from smalti.bpe.patterns import GPT2_PATTERN, compiled
 from smalti.errors import ConfigError, InputError
-
-SHORT = 8  # bytes of a piece that are a number
 
 Places = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -234,21 +231,6 @@ def entropy(data: Bytes, offsets: Places) -> np.ndarray[Any, np.dtype[np.float64
     return _entropy(data, offsets)
 
 
-def distinct(data: Bytes, ends: Places) -> tuple[Pieces, Places]:
-    """Different pieces of data in the order of their first appearance, and how often each appears.
-
-    Args:
-        data: uint8.
-        ends: (pieces,): where each ends.
-    """
-    first, counts = _distinct(data, ends)
-    starts = np.concatenate([[0], ends])[first]
-    sizes = ends[first] - starts
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    places = np.repeat(starts - offsets[:-1], sizes) + np.arange(offsets[-1])
-    return Pieces(data[places], offsets), counts
-
-
 def as_array(data: Any) -> Bytes:
     """Bytes as an array, without a copy.
 
@@ -299,69 +281,3 @@ def _entropy(data: Any, offsets: Any) -> Any:
                 share = count / size
                 out[piece] -= share * np.log2(share)
     return out
-
-
-SUM, SIZE, START, KIND = 0, 1, 2, 3  # columns of the table of kinds of pieces
-
-
-@kernel
-def _distinct(data: Any, ends: Any) -> Any:
-    """(number of the first of each kind of piece, how many there are of it), by hashing."""
-    table = np.full((1 << 16, 4), -1, np.int64)
-    first, counts, kinds, start = np.empty(1 << 15, np.int64), np.empty(1 << 15, np.int64), 0, np.int64(0)
-    for piece in range(ends.size):
-        size = ends[piece] - start
-        total = _sum(data, start, size)
-        row = _row_of(table, data, total, start, size)
-        if table[row, KIND] >= 0:
-            counts[table[row, KIND]] += 1
-        else:
-            if kinds == first.size:
-                first, counts = np.append(first, first), np.append(counts, counts)
-                table = _doubled(table)
-                row = _row_of(table, data, total, start, size)
-            table[row, SUM], table[row, SIZE], table[row, START], table[row, KIND] = total, size, start, kinds
-            first[kinds], counts[kinds] = piece, 1
-            kinds += 1
-        start += size
-    return first[:kinds], counts[:kinds]
-
-
-@inlined
-def _sum(data: Any, start: Any, size: Any) -> Any:
-    """A number of a piece; pieces of up to eight bytes have different ones, if their size is the same."""
-    total = np.int64(0)
-    for place in range(start, start + size):
-        total = (total << 8 if size <= SHORT else total * 0x100000001B3) ^ np.int64(data[place])
-    return total
-
-
-@inlined
-def _row_of(table: Any, data: Any, total: Any, start: Any, size: Any) -> Any:
-    """Where a piece's kind stands, or the free place where it would."""
-    mask = len(table) - 1
-    row = mix(total + (size << 56)) & mask
-    while table[row, KIND] >= 0:
-        if table[row, SUM] == total and table[row, SIZE] == size:
-            if size <= SHORT:
-                break
-            same, other = np.int64(0), table[row, START]
-            while same < size and data[start + same] == data[other + same]:
-                same += 1
-            if same == size:
-                break
-        row = (row + 1) & mask
-    return row
-
-
-@kernel
-def _doubled(table: Any) -> Any:
-    """A table of twice the size. No two kinds are the same, so nothing is compared."""
-    larger = np.full((2 * len(table), 4), -1, np.int64)
-    for old in range(len(table)):
-        if table[old, KIND] >= 0:
-            row = mix(table[old, SUM] + (table[old, SIZE] << 56)) & (len(larger) - 1)
-            while larger[row, KIND] >= 0:
-                row = (row + 1) & (len(larger) - 1)
-            larger[row] = table[old]
-    return larger

@@ -19,8 +19,9 @@ import smalti.config
 from smalti.bpe import Training, train
 from smalti.bpe.alphabets import GPT2
 from smalti.bpe.characters import CODE_POINTS
+from smalti.bpe.distinct import distinct
 from smalti.bpe.pretokenizers import Unsupported, steps_of
-from smalti.bpe.splitters import as_array, distinct
+from smalti.bpe.splitters import as_array
 from smalti.bpe.tokenizer_json import Added, File, Model
 from smalti.errors import require
 

@@ -24,7 +24,6 @@ from smalti.bpe.splitters import (
     Splitter,
     Whitespace,
     Whole,
-    distinct,
     entropy,
 )
 from smalti.errors import ConfigError, InputError
@@ -110,20 +109,3 @@ def test_entropy_is_shannons(parts: list[bytes]) -> None:
 def test_padding_and_compressed_data_are_dropped() -> None:
     data = bytes(4096) + b"some text, " * 372 + np.random.default_rng(0).bytes(4096)
     assert EntropyFilter().keeps(Chunks(size=4096).split(data)).tolist() == [False, True, False]
-
-
-@settings(deadline=None)
-@given(st.lists(st.binary(min_size=1, max_size=2), max_size=80))
-def test_equal_pieces_are_counted_once(parts: list[bytes]) -> None:
-    ends = np.cumsum([len(part) for part in parts]).astype(np.int64)
-    words, counts = distinct(np.frombuffer(b"".join(parts), np.uint8), ends)
-    assert list(zip(map(bytes, words.views()), counts.tolist(), strict=True)) == list(Counter(parts).items())
-
-
-def test_many_different_pieces_are_counted() -> None:
-    values = np.random.default_rng(0).integers(0, 70_000, 200_000)
-    data = np.stack([values >> 16, values >> 8, values], axis=1).astype(np.uint8).reshape(-1)
-    words, counts = distinct(data, np.arange(3, 3 * len(values) + 1, 3))
-    assert dict(zip(map(bytes, words.views()), counts.tolist(), strict=True)) == {
-        int(value).to_bytes(3, "big"): count for value, count in Counter(values.tolist()).items()
-    }
