@@ -23,12 +23,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from benchmarks.side_by_side import Row, best
 from smalti.text.equal_info.coder import decode_bits, encode_bits
 from smalti.text.equal_info.counts import CountModel
+from smalti.text.equal_info.neural import NeuralModel, Training
 from smalti.text.equal_info.table import MAX_BITS
-from smalti.text.equal_info.tokenizer import Counts, EqualInfoTokenizer, Fixed
+from smalti.text.equal_info.tokenizer import Counts, EqualInfoTokenizer, Fixed, Neural
 from smalti.text.equal_info.windows import encode_windows, greedy_windows
 
 TRAINING, HELD_OUT = 6_000_000, 8_000_000  # bytes at most, beside the last file
 SLOW = 200_000  # bytes of the held-out text that the coders in Python integers are measured on
+NEURAL = 2_000  # bytes that a network is measured on
+PIECE = 8  # bytes, about as many as a window of 32 bits holds
 WIDTHS = (14, 16, 18, 20, 24, 32, 48, 64)
 VOCABULARY = 16_384
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # GPT-2's
@@ -66,6 +69,7 @@ def rows(source: Source) -> Iterator[Row]:
         if bits > MAX_BITS:
             yield from online(tokenizer, text[:SLOW])
     yield from without_exact_windows(source)
+    yield from neural(source)
 
 
 def fitted(source: Source, bits: int) -> EqualInfoTokenizer:
@@ -130,6 +134,36 @@ def without_exact_windows(source: Source) -> Iterator[Row]:
     code, _ = encode_bits(text, endless)
     yield row(f"bytes per 16 bits, exact windows, b = {bits}; greedy windows", ours, greedy, goal=0.9)
     yield row(f"bytes per 16 bits, exact windows, b = {bits}; no windows", ours, 16 * len(text) / len(code), goal=0.0)
+
+
+def neural(source: Source) -> Iterator[Row]:
+    """A network that runs while encoding, beside its steps alone. Encoding takes each byte twice: it decodes all back.
+
+    Its weights decide how much a window holds, not how long a byte takes, so a few steps of training are enough.
+    """
+    bits, network = 32, Neural(training=Training(steps=3))
+    tokenizer = EqualInfoTokenizer.Config(bits=bits, token_bits=16, model=network).build().fit(source.training)
+    text = source.heldout[:NEURAL]
+    ids = tokenizer.ids(text)
+    assert tokenizer.data(ids) == text
+    encode, decode, steps = (
+        len(text) / each
+        for each in best(
+            lambda: tokenizer.ids(text), lambda: tokenizer.data(ids), lambda: alone(tokenizer, text), rounds=2
+        )
+    )
+    yield row(f"encode, b = {bits}, a network, bytes/s; its steps alone", encode, steps, goal=0.4)
+    yield row(f"decode, b = {bits}, a network, bytes/s; its steps alone", decode, steps, goal=0.8)
+
+
+def alone(tokenizer: EqualInfoTokenizer, text: bytes) -> None:
+    """Asks the network for every byte, in pieces as long as windows are."""
+    assert isinstance(tokenizer.model, NeuralModel)
+    for start in range(0, len(text), PIECE):
+        cursor = tokenizer.model.cursor()
+        for byte in text[start : start + PIECE]:
+            _ = cursor.weights
+            cursor.push(byte)
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
