@@ -60,6 +60,37 @@ def merged(segment: list[int], pair: tuple[int, int], token: int) -> list[int]:
     return out
 
 
+def frontier_training(segments: list[list[int]], vocab: int, frontier: int) -> tuple[list[tuple[int, int]], int]:
+    """As `bbpe`: of more than so many different pairs the rarest are forgotten. Gives merges, and how many were."""
+    spelling = {i: (i,) for i in range(256)}
+    count = Counter(pair for segment in segments for pair in pairwise(segment))
+    pairs: list[tuple[int, int]] = []
+    forgotten = 0
+    while len(spelling) < vocab:
+        kept = sorted(count, key=lambda pair: (-count[pair], pair))[:frontier]
+        forgotten += len(count) - len(kept)
+        count = Counter({pair: count[pair] for pair in kept})
+        best = next(pair for pair in kept if sum(len(spelling[token]) for token in pair) <= 16)
+        joined = spelling[best[0]] + spelling[best[1]]
+        if joined in spelling.values():
+            del count[best]
+            continue
+        token = len(spelling)
+        spelling[token] = joined
+        pairs.append(best)
+        for place, segment in enumerate(segments):
+            if best[0] not in segment:
+                continue
+            segments[place] = merged(segment, best, token)
+            change = Counter(pairwise(segments[place]))
+            change.subtract(pairwise(segment))
+            for pair, by in change.items():
+                if pair in count or token in pair:
+                    count[pair] += by
+        count = +count
+    return pairs, forgotten
+
+
 def brute_force_encoding(merges: Merges, symbols: list[int]) -> list[int]:
     """Byte pair encoding as it is defined: the best rule first, its leftmost place, one at a time."""
     ranks = {tuple(pair): rank for rank, pair in enumerate(merges.pairs.tolist())}
@@ -114,6 +145,15 @@ class TestTraining:
         pairs, counts = brute_force_training([s.tolist() for s in segments], alphabet, 60, 1 + seed % 3, longest)
         assert [tuple(pair) for pair in ours.pairs.tolist()] == pairs
         assert ours.counts.tolist() == counts
+
+    def test_forgetting_rare_pairs_as_the_official_trainer_does_changes_nothing(self) -> None:
+        data = np.random.default_rng(0).zipf(1.2, 60_000).clip(1, 256).astype(np.int64) - 1
+        segments = [data[start : start + 512] for start in range(0, len(data), 512)]
+        vocab, frontier = 300, 1_000  # the official trainer forgets less: from max(10,000, 32 * vocab) pairs on
+        theirs, forgotten = frontier_training([segment.tolist() for segment in segments], vocab, frontier)
+        ours = train(segments, [(i,) for i in range(256)], Training(vocab=vocab, min_count=2, longest=16)).merges
+        assert forgotten > 1_000
+        assert [tuple(pair) for pair in ours.pairs.tolist()] == theirs
 
     def test_weights_count_as_repetition_does(self) -> None:
         segments = [letters(i, 50) for i in range(6)]
