@@ -46,7 +46,7 @@ def block_winners(z: Tensor, extended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         z: (n, D + 1), rows centred and scaled, and the factor of -|e|²/2 behind.
-        extended: (D + 1, K), codes centred and scaled, and -|e|²/2 below (`smalti.quantize.neighbours.Prepared`).
+        extended: (D + 1, K), codes centred and scaled, and -|e|²/2 below (`neighbours.Prepared.columns`).
 
     Returns:
         values (n, blocks), codes (n, blocks), int64, seconds (n, blocks), -inf where a block has one code.

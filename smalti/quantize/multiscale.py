@@ -226,8 +226,24 @@ class MultiScale(Quantizer):
         own = list(dict.fromkeys(self.levels))
         return [table for level in own for table in level.codebooks()]
 
+    @without_gradient
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        raise InputError("scales overlap, so their costs are not separable: ask a level for its candidates")
+        """At each position of each scale the k best codes for what the best ones of the coarser scales left.
+
+        Returns:
+            codes (batch, positions of the scales, k, slots); values (batch, positions of the scales, k, dim), at the
+            scale's own extent; costs (batch, positions of the scales, k).
+        """
+        full, found = self._full(z, None), []
+        with full_precision(z.device):
+            rest = z.float()
+            for index, (level, extent) in enumerate(zip(self.levels, self.extents(full), strict=True)):
+                part, _ = self._shrink(rest, extent, None)
+                best = level.candidates(part, k)
+                rest = rest - self._grow(index, level.decode(best[0].select(-2, 0)), full, None)
+                found.append([each.flatten(1, len(extent)) for each in best])
+        codes, values, costs = (torch.cat(each, 1) for each in zip(*found, strict=True))
+        return codes, values, costs
 
     # --- scales ------------------------------------------------------------------------------------------------------
 

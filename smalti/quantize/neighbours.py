@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from smalti.errors import InputError
-from smalti.quantize.base import full_precision
+from smalti.quantize.products import product
 
-CPU_BUFFER = 2**20  # float32 scores of one block: 4 MiB, which stay in cache while they are searched
+CPU_BUFFER = 2**19  # float32 scores of one block: 2 MiB, which stay in cache while they are searched
 CPU_BLOCK = 2048  # codes of one block; a product lays them out anew, which enough rows must pay for
 GPU_BUFFER = 2**26
 CROWD = 64  # contenders per row from which duplicates are looked for
@@ -45,7 +45,7 @@ class Prepared:
             share out of the rounding.
         scale: the power of two that brings the largest number near 1, where float32 neither overflows nor loses digits.
         shift: (D,), -centre, scaled.
-        extended: (D + 1, K): centred rows e, scaled, and below them -|e|²/2, so that a chunk of scores is one matrix
+        extended: (K, D + 1): centred rows e, scaled, and behind them -|e|²/2, so that a chunk of scores is one matrix
             product.
         longest: length of the longest row e.
     """
@@ -56,6 +56,11 @@ class Prepared:
     shift: Tensor
     extended: Tensor
     longest: Tensor
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """(D + 1, K): `extended` transposed, as the GPU's kernel reads it."""
+        return self.extended.t().contiguous()
 
     @cached_property
     def first(self) -> Tensor:
@@ -87,7 +92,7 @@ def prepare(table: Tensor) -> Prepared:
     centre = codes.mean(0)
     codes -= centre
     squares = codes.square().sum(1)
-    extended = torch.cat([codes.t(), squares[None] * -0.5])
+    extended = torch.cat([codes, squares[:, None] * -0.5], 1)
     return Prepared(table, centre / scale, scale, -centre, extended, squares.amax().sqrt())
 
 
@@ -134,7 +139,7 @@ def nearest_by_kernel(rows: Tensor, ready: Prepared) -> Tensor:
         z = chunk.z
         lengths, extent = z[:, :-1].square().sum(1).sqrt(), z[:, -1] * ready.longest
         reach = kernel.reach(lengths, ready.longest, extent, dim)
-        values, winners, seconds = kernel.block_winners(z, ready.extended)
+        values, winners, seconds = kernel.block_winners(z, ready.columns)
         least = (values.amax(1) - 2 * reach)[:, None]
         line, block = (values >= least).nonzero(as_tuple=True)
         crowded = (seconds >= least)[line, block]
@@ -179,7 +184,7 @@ def nearest_k(rows: Tensor, table: Tensor | Prepared, k: int) -> tuple[Tensor, T
     kept = min(2 * k + 8, len(table))
     for chunk in _chunks(rows, ready, len(table)):
         span, reach, far = chunk.span, chunk.reach, chunk.far
-        top = (chunk.z @ ready.extended).topk(kept, dim=1)
+        top = product(chunk.z, ready.extended).topk(kept, dim=1)
         # Rows whose last kept score is within reach of the k-th could miss a contender: they look at all codes.
         short = (top.values[:, -1] >= top.values[:, k - 1] - 2 * reach) & (kept < len(table))
         found = top.indices.sort(dim=1).values  # ascending, so that a stable sort keeps the lowest index first
@@ -261,7 +266,7 @@ class _Chunk:
     Args:
         span: which of all rows.
         rows: (n, D), as they were given.
-        z: (n, D + 1), centred and scaled, and the factor of -|e|²/2 behind: z @ extended are the scores
+        z: (n, D + 1), centred and scaled, and the factor of -|e|²/2 behind: z · extendedᵀ are the scores
             z.e - |e|²/2, of which the largest is nearest.
         reach: (n,), how far rounding can move a score.
         far: (n,), bool, rows so far away that distances round away what tells codes apart.
@@ -297,14 +302,14 @@ def _nearest_of(chunk: _Chunk, ready: Prepared, width: int) -> Tensor:
     Near-ties inside a block are settled there, those between the blocks' winners in the end: a winner's own score is
     within reach of its block's best one.
     """
-    codes = len(ready.table)
-    scores = torch.empty(len(chunk.z), min(width, codes), device=chunk.z.device)
-    best, winners, values = None, [], []
-    for start in range(0, codes, width):
-        block = ready.extended[:, start : start + width]
-        out = scores[:, : block.shape[1]]
-        with full_precision(out.device):
-            out = torch.mm(chunk.z, block, out=out) if out.is_contiguous() else chunk.z @ block
+    starts = range(0, len(ready.table), width)
+    shape, device = (len(chunk.z), len(starts)), chunk.z.device
+    winners, values = torch.empty(shape, dtype=torch.int64, device=device), torch.empty(shape, device=device)
+    scores = torch.empty(len(chunk.z), min(width, len(ready.table)), device=device)
+    best = None
+    for place, start in enumerate(starts):
+        block = ready.extended[start : start + width]
+        out = product(chunk.z, block, scores[:, : len(block)])
         index, value, close = _decide(out, chunk.reach, best)
         if len(close):
             # Every code that rounding could have put behind the best one is a candidate.
@@ -318,11 +323,10 @@ def _nearest_of(chunk: _Chunk, ready: Prepared, width: int) -> Tensor:
                 chunk.rows[close], ready.table[start : start + width], contenders, chunk.far[close]
             )
         best = value if best is None else torch.maximum(best, value)
-        winners.append(index + start)
-        values.append(value)
-    if len(winners) == 1 or best is None:
-        return winners[0]
-    return _nearest_winner(chunk, ready.table, torch.stack(winners, 1), torch.stack(values, 1), best)
+        winners[:, place], values[:, place] = index + start, value
+    if len(starts) == 1 or best is None:
+        return winners[:, 0]
+    return _nearest_winner(chunk, ready.table, winners, values, best)
 
 
 def _nearest_winner(chunk: _Chunk, table: Tensor, winners: Tensor, values: Tensor, best: Tensor) -> Tensor:

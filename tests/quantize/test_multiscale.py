@@ -116,6 +116,33 @@ def test_residuals_are_what_the_coarser_scales_left(case: Case) -> None:
         assert float((vq.levels[index].encode(small) == maps[index]).float().mean()) > 0.98  # but for ties of rounding
 
 
+def test_candidates_begin_with_the_codes_and_come_best_first(case: Case) -> None:
+    vq, full = case
+    z = torch.randn(2, *full, vq.dim)
+    codes, values, costs = vq.candidates(z, 3)
+    assert torch.equal(codes[:, :, 0], vq.encode(z))
+    assert bool((costs.diff(dim=-1) >= 0).all())
+    starts = [0, *torch.tensor([prod(extent) for extent in vq.extents(full)]).cumsum(0).tolist()]
+    for level, start, stop in zip(vq.levels, starts, starts[1:], strict=False):
+        assert torch.allclose(level.decode(codes[:, start:stop]), values[:, start:stop], atol=1e-5)
+    with pytest.raises(InputError, match="NaN"):
+        vq.candidates(z * torch.nan, 1)
+
+
+def test_candidates_are_nearest_to_what_the_coarser_scales_left() -> None:
+    vq, full = CASES["VAR"]
+    z = torch.randn(2, *full, vq.dim)
+    codes, _, costs = vq.eval().candidates(z, 4)
+    table, partials, start = vq.codebooks()[0].double(), vq.partials(codes[:, :, 0]), 0
+    for index, extent in enumerate(vq.extents(full)):
+        rest = z if index == 0 else z - partials[index - 1]
+        small = vq.down(rest.movedim(-1, 1), extent).movedim(1, -1).flatten(1, -2).double()
+        least = (small[:, :, None] - table).square().sum(-1).sort(-1).values[..., :4]
+        own = slice(start, start + prod(extent))
+        assert torch.allclose(costs[:, own].double(), least, atol=1e-4)
+        start = own.stop
+
+
 def test_prefixes_of_scales_decode(case: Case) -> None:
     vq, full = case
     codes = vq.encode(torch.randn(2, *full, vq.dim))
@@ -304,8 +331,6 @@ def test_wrong_scales_name_themselves() -> None:
         MultiScale([level, Quantize(Table(Trained(5, 2)))], Sizes((1, 2)), **resize)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="sizes"):
         Sizes((0, 1))
-    with pytest.raises(InputError, match="separable"):
-        create("multi-scale", dim=2, codes=4).candidates(torch.randn(1, 16, 16, 2), 2)
     assert PartialSums().commitment == 0.25
 
 
