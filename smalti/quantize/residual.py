@@ -116,7 +116,7 @@ class Residual(Quantizer):
                 outs.append(out)
                 sums.append(total)
             if isinstance(self.estimator, Estimator):
-                total = self.estimator.draw(x, total, noise) if self.training else self.estimator(x, total)
+                total = self._estimated(self.estimator, x, total, mask, noise)
             vectors = self.after(total)
             if mask is not None:
                 vectors = vectors.masked_fill(~mask[..., None], 0)
@@ -150,6 +150,14 @@ class Residual(Quantizer):
         if not self.training or self.dropout is None:
             return None
         return self.dropout.used(len(self.levels), len(z), z.device, noise)
+
+    def _estimated(self, estimator: Estimator, x: Tensor, total: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
+        """The sum of all levels with its gradient. What is drawn is drawn for real positions alone."""
+        if not self.training:
+            return estimator(x, total)
+        if mask is None:
+            return estimator.draw(x, total, noise)
+        return torch.zeros_like(total).index_put((mask,), estimator.draw(x[mask], total[mask], noise))
 
     def _subtracted(self, vectors: Tensor) -> Tensor:
         share = self.passed_gradient

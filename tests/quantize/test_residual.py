@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from typing import Any
@@ -288,3 +289,18 @@ def test_settings_that_can_not_work_are_refused() -> None:
         Residual([Residual(levels(2))], search=Beam(2))
     with pytest.raises(ConfigError, match="share"):
         Residual(levels(2), dropout=SampleDropout(share=0.0))
+
+
+def test_padding_changes_nothing_that_residual_diveq_draws() -> None:
+    vq = create("residual-diveq", dim=4, codes=8, levels=2)
+    z = torch.randn(2, 5, 4)
+    padded, mask = torch.cat([z, torch.full((2, 3, 4), 1e4)], 1), torch.arange(8).expand(2, 8) < 5
+    given = []
+    for x, real in ((z, None), (padded, mask)):
+        own = copy.deepcopy(vq)
+        torch.manual_seed(0)
+        own(z)  # the codebook starts
+        torch.manual_seed(1)
+        given.append(own(x, mask=real))
+    assert torch.equal(given[0].codes, given[1].codes[:, :5])
+    assert torch.equal(given[0].z, given[1].z[:, :5]) and not bool(given[1].z[:, 5:].any())
