@@ -1,7 +1,8 @@
-"""The demo: real photos and real speech into tokens and back, and a page that shows what became of them.
+"""The demo: real photos, speech, text and programs into tokens and back, and a page that shows what became of them.
 
     photos (scikit-image's wheel, or a folder) ──PhotoExhibit──┐
-    speech (a wheel, a shipped clip, a folder) ──SoundExhibit──┴──► Page ──► OUT/report/index.html
+    speech (a wheel, a shipped clip, a folder) ──SoundExhibit──┤
+    text, programs (wheels, or a folder) ───────BytesExhibit───┴──► Page ──► OUT/report/index.html
 
 Nothing is downloaded: the inputs lie in packages that are installed, or in this one.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,14 +20,16 @@ from pathlib import Path
 import torch
 
 import smalti
-from smalti.bench.exhibit import Exhibit, Findings, Source, Tell, files_of, short
+from smalti.bench.bytes_exhibit import BytesExhibit
+from smalti.bench.exhibit import Display, Exhibit, Source, Tell
 from smalti.bench.photo_exhibit import PhotoExhibit
 from smalti.bench.report import Page, Table
 from smalti.bench.sound_exhibit import SoundExhibit
 from smalti.errors import InputError, MissingDependencyError, UnavailableError
 from smalti.store.media import considered
 from smalti.store.plan import find_inputs
-from smalti.tokenizer import NeuralTokenizer
+from smalti.text.base import TextTokenizer
+from smalti.tokenizer import NeuralTokenizer, Tokenizer
 
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
 PHOTO_CREDIT = (
@@ -51,9 +55,7 @@ class Demo:
     problems: Sequence[str]
 
 
-def run_demo(
-    tokenizers: Sequence[tuple[NeuralTokenizer, str]], sources: Sequence[Source], out: Path, tell: Tell
-) -> Demo:
+def run_demo(tokenizers: Sequence[tuple[Tokenizer, str]], sources: Sequence[Source], out: Path, tell: Tell) -> Demo:
     """Runs an exhibit per tokenizer and writes the page.
 
     Args:
@@ -70,11 +72,11 @@ def run_demo(
         exhibit_of(tokenizer, reference, source, out)
         for (tokenizer, reference), source in zip(tokenizers, sources, strict=True)
     ]
-    findings = [exhibit.run(tell) for exhibit in exhibits]
+    displays = [exhibit.display(tell) for exhibit in exhibits]
     tell("writing the page")
-    page = _page(exhibits, findings).write(out / "report")
-    comparisons = [(e.title, e.comparison(found)) for e, found in zip(exhibits, findings, strict=True)]
-    return Demo(page, comparisons, [line for found in findings for line in found.problems])
+    page = _page(displays).write(out / "report")
+    comparisons = [(each.title, each.comparison) for each in displays]
+    return Demo(page, comparisons, [line for each in displays for line in each.problems])
 
 
 def demo_photos() -> Source:
@@ -107,6 +109,28 @@ def demo_speech() -> Source:
     return Source([clip], "A synthetic voice: no recording was found (pip install --no-deps useful-moonshine-onnx).")
 
 
+def demo_text() -> Source:
+    """The README and the largest module of rich, which prints Smalti's tables."""
+    readme = next(Path(str(file.locate())) for file in distribution("rich").files or () if file.name == "METADATA")
+    paths = [readme, _package("rich") / "console.py"]
+    credit = "Text: README and console.py of the package rich, Will McGugan, MIT licence."
+    return Source(paths, "Prose in Markdown, and Python, from the wheel of rich.", credit)
+
+
+def demo_programs() -> Source:
+    """The compiled part of safetensors, which reads and writes Smalti's weights."""
+    paths = sorted(each for each in _package("safetensors").iterdir() if each.suffix in (".so", ".pyd"))
+    credit = "Program: the compiled part of the package safetensors, Hugging Face, Apache-2.0."
+    return Source(paths, "A library that was written in Rust, from the wheel of safetensors.", credit)
+
+
+def _package(name: str) -> Path:
+    """The folder of an installed package that Smalti needs anyway."""
+    spec = find_spec(name)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
 def own_files(folder: Path, modality: str, limit: int) -> Source:
     """Files of the user's, or one of them.
 
@@ -125,37 +149,26 @@ def own_files(folder: Path, modality: str, limit: int) -> Source:
     return Source([each.path for each in found[:limit]], f"Files of {folder}: {some}.")
 
 
-def exhibit_of(tokenizer: NeuralTokenizer, reference: str, source: Source, folder: Path) -> Exhibit:
+def exhibit_of(tokenizer: Tokenizer, reference: str, source: Source, folder: Path) -> Exhibit | BytesExhibit:
     """The exhibit for a tokenizer's modality.
 
     Raises:
         UnavailableError: if there is none yet.
     """
-    if tokenizer.modality not in EXHIBITS:
-        raise UnavailableError(f"{reference} is of modality {tokenizer.modality!r}; {', '.join(EXHIBITS)} can be shown")
+    if isinstance(tokenizer, TextTokenizer):
+        return BytesExhibit(tokenizer, reference, source, folder)
+    if not isinstance(tokenizer, NeuralTokenizer) or tokenizer.modality not in EXHIBITS:
+        known = ", ".join([*EXHIBITS, "text", "executable"])
+        raise UnavailableError(f"{reference} is of modality {tokenizer.modality!r}; {known} can be shown")
     return EXHIBITS[tokenizer.modality](tokenizer, reference, source, folder)
 
 
-def _page(exhibits: Sequence[Exhibit], findings: Sequence[Findings]) -> Page:
-    cards: list[tuple[str, str]] = []
-    foot = [
+def _page(displays: Sequence[Display]) -> Page:
+    versions = (
         f"Smalti {smalti.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.system()} on {platform.machine()}, {torch.get_num_threads()} threads."
-    ]
-    for exhibit, found in zip(exhibits, findings, strict=True):
-        tally = found.tally
-        scores = list(tally.scores.items())
-        codes = sum(each.tokens.codes.numel() for each in found.shown)
-        cards.append((f"{codes:,}", f"codes, {exhibit.title.lower()} ({files_of(found.shown)})"))
-        cards.append((short(tally.bits / tally.extent), f"{tally.unit.bits}, {exhibit.title.lower()}"))
-        cards += [
-            (f"{short(score.mean)} {score.criterion.unit}".strip(), f"{score.criterion.label}, {exhibit.title.lower()}")
-            for _, score in scores
-            if score.criterion.label in ("PSNR", "SSIM", "STOI", "mel distance") and score.mean is not None
-        ]
-        named = ", ".join(f"{score.criterion.label} = {protocol}" for protocol, score in scores)
-        foot.append(f"{exhibit.title}: {named}.")
-        foot += [exhibit.source.credit] if exhibit.source.credit else []
-    lead = "Photos and sound became discrete tokens, were stored and verified, and came back."
-    sections = [exhibit.section(found) for exhibit, found in zip(exhibits, findings, strict=True)]
-    return Page("Tokens and back", lead, cards, sections, foot)
+    )
+    cards = [card for each in displays for card in each.cards]
+    foot = [versions, *(line for each in displays for line in each.foot)]
+    lead = "Photos, sound, text and programs became discrete tokens, were stored and verified, and came back."
+    return Page("Tokens and back", lead, cards, [each.section for each in displays], foot)

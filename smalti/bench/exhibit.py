@@ -31,11 +31,12 @@ from smalti.store.format import SHARDS
 from smalti.store.media import Sample, considered, media
 from smalti.store.places import output_names
 from smalti.store.plan import find_inputs
-from smalti.tokenizer import NeuralTokenizer
+from smalti.tokenizer import NeuralTokenizer, Tokenizer
 from smalti.tokens import Tokens
 
 SWATCHES = 16
 MAPPED_SLOTS = 4  # slots that have a map each
+CARDS = ("PSNR", "SSIM", "STOI", "mel distance")  # criteria that a page begins with
 
 Tell = Callable[[str], None]
 
@@ -112,6 +113,27 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Display:
+    """What a page and a terminal show of a tokenizer at work.
+
+    Args:
+        title: of its section.
+        comparison: the table that sums it up.
+        section: all of it.
+        cards: (value, what it is), the numbers that one should take away.
+        foot: lines at the end of the page: protocols, credits.
+        problems: files that were skipped and whatever else went wrong, in lines.
+    """
+
+    title: str
+    comparison: Table
+    section: Section
+    cards: Sequence[tuple[str, str]]
+    foot: Sequence[str]
+    problems: Sequence[str]
+
+
 class Exhibit(ABC):
     """A tokenizer at work on files of its modality.
 
@@ -129,7 +151,7 @@ class Exhibit(ABC):
     def __init__(self, tokenizer: NeuralTokenizer, reference: str, source: Source, folder: Path) -> None:
         self.tokenizer, self.reference, self.source, self.folder = tokenizer, reference, source, folder
 
-    def run(self, tell: Tell) -> Findings:
+    def display(self, tell: Tell) -> Display:
         """Does everything once.
 
         Args:
@@ -138,7 +160,23 @@ class Exhibit(ABC):
         Raises:
             InputError: if no file came through.
         """
-        store = self.folder / f"{self.folder_name}-{self._key()}.store"
+        found = self.run(tell)
+        named = ", ".join(f"{score.criterion.label} = {protocol}" for protocol, score in found.tally.scores.items())
+        foot = [f"{self.title}: {named}.", *([self.source.credit] if self.source.credit else [])]
+        return Display(
+            self.title, self.comparison(found), self.section(found), self._cards(found), foot, found.problems
+        )
+
+    def run(self, tell: Tell) -> Findings:
+        """Encodes, verifies, decodes and measures all files once.
+
+        Args:
+            tell: called with what is being done.
+
+        Raises:
+            InputError: if no file came through.
+        """
+        store = self.folder / f"{self.folder_name}-{store_key(self.tokenizer, self.source.paths)}.store"
         findings = Findings(store, Tally(self.tokenizer, self.reference))
         tell(f"{self.title}: encoding {files_of(self.source.paths)} into {store.name}")
         encode_paths(self.source.paths, store, self.tokenizer, reference=self.reference, workers=1)
@@ -164,13 +202,19 @@ class Exhibit(ABC):
             raise InputError(f"of {files_of(inputs)} none could be shown: " + "; ".join(findings.problems[:3]))
         return findings
 
-    def _key(self) -> str:
-        """Tells stores of other codes, other files and changed files apart."""
-        digest = hashlib.sha256(self.tokenizer.codes_hash.encode())
-        for path in self.source.paths:
-            state = path.stat()
-            digest.update(f"\n{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode(errors="surrogateescape"))
-        return digest.hexdigest()[:8]
+    def _cards(self, findings: Findings) -> list[tuple[str, str]]:
+        """The numbers that one should take away."""
+        tally, name = findings.tally, self.title.lower()
+        codes = sum(each.tokens.codes.numel() for each in findings.shown)
+        return [
+            (f"{codes:,}", f"codes, {name} ({files_of(findings.shown)})"),
+            (short(tally.bits / tally.extent), f"{tally.unit.bits}, {name}"),
+            *(
+                (f"{short(score.mean)} {score.criterion.unit}".strip(), f"{score.criterion.label}, {name}")
+                for score in tally.scores.values()
+                if score.criterion.label in CARDS and score.mean is not None
+            ),
+        ]
 
     def _decode(self, store: TokenStore, problems: list[str]) -> dict[str, Path]:
         """The files that decoding wrote, by id."""
@@ -302,6 +346,15 @@ class Exhibit(ABC):
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def store_key(tokenizer: Tokenizer, paths: Sequence[Path]) -> str:
+    """Tells stores of other codes, other files and changed files apart."""
+    digest = hashlib.sha256(tokenizer.codes_hash.encode())
+    for path in paths:
+        state = path.stat()
+        digest.update(f"\n{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:8]
 
 
 def _differing(stored: Tokens, fresh: Tokens) -> int:

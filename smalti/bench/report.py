@@ -197,6 +197,23 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """What something was cut into, each piece in a colour of its own.
+
+    Args:
+        title: what it was.
+        entries: (text, what the reader sees when pointing at it).
+    """
+
+    title: str
+    entries: Sequence[tuple[str, str]]
+
+    def html(self) -> str:
+        pieces = "".join(f'<span title="{escape(hint)}">{escape(text)}</span>' for text, hint in self.entries)
+        return f'<h3>{escape(self.title)}</h3><p class="pieces">{pieces}</p>'
+
+
+@dataclass(frozen=True)
 class Note:
     """A paragraph in small print."""
 
@@ -206,7 +223,7 @@ class Note:
         return f'<p class="note">{escape(self.text)}</p>'
 
 
-Part = Note | Table | Panels | Chart | Charts | Swatches | Facts | Code
+Part = Note | Table | Panels | Chart | Charts | Swatches | Facts | Code | Pieces
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`smalti demo`: the whole way once, on real photos and real speech, and a page to look at."""
+"""`smalti demo`: the whole way once, on real photos, speech, text and programs, and a page to look at."""
 
 from __future__ import annotations
 
@@ -18,25 +18,38 @@ def command(
     audio: Annotated[
         Path | None, typer.Option(help="Your own recordings: a folder or a file. By default a clip that is installed.")
     ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Your own text: a folder or a file. By default a README and a module.")
+    ] = None,
+    programs: Annotated[
+        Path | None, typer.Option(help="Your own executables: a folder or a file. By default one that is installed.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where stores, decoded files and the page go.")] = Path(
         "smalti-demo"
     ),
     image_tokenizer: Annotated[str, typer.Option(help="A name (`smalti list`) or a saved folder.")] = "smalti-photo-f8",
     audio_tokenizer: Annotated[str, typer.Option(help="A name (`smalti list`) or a saved folder.")] = "smalti-speech",
+    text_tokenizer: Annotated[str, typer.Option(help="A name, a saved folder or a tokenizer.json.")] = "equal-info",
+    program_tokenizer: Annotated[str, typer.Option(help="A name, a saved folder or a tokenizer.json.")] = "binary-bpe",
     limit: Annotated[int, typer.Option(min=1, help="At most so many of your files of each kind.")] = 12,
     as_json: Annotated[bool, typer.Option("--json", help="Print the tables for programs.")] = False,
 ) -> None:
-    """Tokenize photos and speech, decode them again, and write a page that shows what became of them.
+    """Tokenize photos, speech, text and programs, decode them again, and write a page that shows what became of them.
 
     Nothing is downloaded. Files that can't be read are reported and skipped; the exit code is then 1.
     """
-    from smalti.bench.demo import demo_photos, demo_speech, own_files, run_demo
-    from smalti.cli.tokenizers import open_neural
+    from smalti.bench.demo import demo_photos, demo_programs, demo_speech, demo_text, own_files, run_demo
+    from smalti.cli.tokenizers import open_neural, open_tokenizer
 
-    tokenizers = [open_neural(image_tokenizer), open_neural(audio_tokenizer)]
+    tokenizers = [
+        open_neural(image_tokenizer), open_neural(audio_tokenizer),
+        open_tokenizer(text_tokenizer), open_tokenizer(program_tokenizer),
+    ]  # fmt: skip
     sources = [
         demo_photos() if images is None else own_files(images, "image", limit),
         demo_speech() if audio is None else own_files(audio, "audio", limit),
+        demo_text() if text is None else own_files(text, "text", limit),
+        demo_programs() if programs is None else own_files(programs, "executable", limit),
     ]
     terminal = console()
     with terminal.status("starting") as status:

@@ -13,7 +13,7 @@ from smalti.audio.io import read_audio
 from smalti.audio.speech import SpeechCodec
 from smalti.bench import demo
 from smalti.bench.demo import Demo, demo_photos, demo_speech, own_files, run_demo
-from smalti.bench.photo_exhibit import PhotoExhibit
+from smalti.bench.exhibit import store_key
 from smalti.errors import InputError, MissingDependencyError, UnavailableError
 from smalti.image.io import read_image
 from smalti.image.photo import PhotoTokenizer
@@ -80,7 +80,7 @@ def test_changed_files_and_other_codes_get_a_store_of_their_own(
     tmp_path: Path, photo_tokenizer: PhotoTokenizer
 ) -> None:
     def key(tokenizer: PhotoTokenizer) -> str:
-        return PhotoExhibit(tokenizer, "tiny", own_files(tmp_path, "image", 12), tmp_path)._key()
+        return store_key(tokenizer, own_files(tmp_path, "image", 12).paths)
 
     Image.fromarray(noise(48, 64)).save(tmp_path / "0.png")
     first = key(photo_tokenizer)
