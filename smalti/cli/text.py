@@ -217,8 +217,9 @@ def stats(
     """
     from smalti.bench.text import TokenCounts, is_store
     from smalti.store import TokenStore
+    from smalti.store.reader import ONE_PASS
 
-    stores = [TokenStore(path) for path in paths if is_store(path)]
+    stores = [TokenStore(path, cache=ONE_PASS) for path in paths if is_store(path)]
     files = [path for path in paths if not is_store(path)]
     name = tokenizer or (str(stores[0].header["tokenizer"]) if stores else None)
     if name is None:

@@ -11,7 +11,7 @@ from smalti.errors import SmaltiError, StoreError
 from smalti.store.coder import describe
 from smalti.store.kinds import open_coder
 from smalti.store.places import inside
-from smalti.store.reader import TokenStore
+from smalti.store.reader import ONE_PASS, TokenStore
 from smalti.tokenizer import Tokenizer
 
 
@@ -47,7 +47,7 @@ def decode_store(
         StoreError: if the store was encoded by another tokenizer, or holds nothing that matches.
         ConfigError: for a suffix that can't be written.
     """
-    store, target = TokenStore(folder), Path(out)
+    store, target = TokenStore(folder, cache=ONE_PASS), Path(out)
     if store.header["codes_hash"] != tokenizer.codes_hash:
         raise StoreError(
             f"{folder} was encoded with {store.header['tokenizer']!r} (codes hash {store.header['codes_hash'][:12]}); "

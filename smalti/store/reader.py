@@ -20,6 +20,7 @@ from smalti.store.table import CodeRows, from_row, row_codes
 from smalti.tokens import Tokens
 
 CACHE = 2**28  # bytes of tables that are kept: shuffled training jumps between them
+ONE_PASS = 2**25  # of a reader that goes from front to back
 
 
 class TokenStore(Sequence[Tokens]):
@@ -31,13 +32,14 @@ class TokenStore(Sequence[Tokens]):
 
     Args:
         folder: of the store.
+        cache: bytes of row groups that are kept in memory, besides the last one.
 
     Raises:
         StoreError: if the folder is no store; on access, if a shard is missing or damaged.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, cache: int = CACHE) -> None:
+        self.folder, self._cache = Path(folder), cache
         self.header: Mapping[str, Any] = read_store_header(self.folder)
         try:
             self.columns = [Column.from_json(column) for column in self.header["columns"]]
@@ -153,7 +155,7 @@ class TokenStore(Sequence[Tokens]):
             missing = [column.name for column in self.columns if column.name not in table.column_names]
             if missing:
                 raise StoreError(f"shard {self._files[shard]} lacks the columns {missing}")
-            while self._tables and sum(each.nbytes for each in self._tables.values()) + table.nbytes > CACHE:
+            while self._tables and sum(each.nbytes for each in self._tables.values()) + table.nbytes > self._cache:
                 self._tables.popitem(last=False)
         self._tables[shard, group] = table
         return table
@@ -173,10 +175,10 @@ class TokenStore(Sequence[Tokens]):
         self._groups[shard] = starts
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}  # worker processes open their own
+        return {"folder": self.folder, "cache": self._cache}  # worker processes open their own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]
+        self.__init__(state["folder"], cache=state["cache"])  # type: ignore[misc]
 
 
 def joined(parts: Sequence[Tokens]) -> Tokens:

@@ -14,7 +14,7 @@ from smalti.errors import SmaltiError, StoreError
 from smalti.store.format import ERRORS, HEADER, ROWS_IN_PARTS, SHARDS, meaning
 from smalti.store.kinds import open_coder
 from smalti.store.plan import Input, Plans, Shard
-from smalti.store.reader import TokenStore
+from smalti.store.reader import ONE_PASS, TokenStore
 from smalti.store.shard import file_hash, read_shard, shard_errors, shard_meaning, shard_span
 from smalti.store.table import from_row
 from smalti.tokenizer import Tokenizer
@@ -59,7 +59,7 @@ def verify(folder: str | Path) -> Report:
     Raises:
         StoreError: if the folder is no store.
     """
-    store = TokenStore(folder)
+    store = TokenStore(folder, cache=ONE_PASS)
     report = Report()
     plans = Plans(store.folder)
     planned = {shard.file: shard for shard in plans.shards}
@@ -182,7 +182,7 @@ def encode_again(folder: str | Path, tokenizer: Tokenizer, count: int, *, seed: 
     Raises:
         StoreError: if the tokenizer is another one.
     """
-    store = TokenStore(folder)
+    store = TokenStore(folder, cache=ONE_PASS)
     if store.header["codes_hash"] != tokenizer.codes_hash:
         raise StoreError(f"{folder} was encoded by another tokenizer ({store.header['tokenizer']}): codes can't match")
     coder = open_coder(tokenizer, store.header["recipe"], workers)

@@ -159,9 +159,9 @@ def test_a_dataset_gives_rows_to_workers(store: Path) -> None:
     assert len(pickle.loads(pickle.dumps(TokenStore(store)))) == len(lengths)
 
 
-def test_tables_in_memory_are_bounded(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smalti.store.reader.CACHE", 100_000)
-    opened, whole = TokenStore(store), TokenStore(store)
+def test_tables_in_memory_are_bounded(store: Path) -> None:
+    opened, whole = TokenStore(store, cache=100_000), TokenStore(store)
+    opened = pickle.loads(pickle.dumps(opened))  # as workers of a data loader get it
     for number in np.random.default_rng(0).permutation(len(opened)).tolist():
         assert opened[number].equal(whole[number])
         assert sum(table.nbytes for table in opened._tables.values()) <= 100_000
