@@ -29,6 +29,7 @@ from smalti.text.base import IdArray, TextTokenizer
 
 SHOWN_TOKENS = 160  # of each file, on the page
 TEXT_FROM, PROGRAM_FROM = 0.0, 0.3  # how far into a file they begin: programs begin with tables
+COMPRESSED = 2**24  # bytes of a file that is compressed too; larger ones would take minutes
 COMPRESSORS: Mapping[str, Callable[[bytes], bytes]] = {
     "gzip": lambda data: gzip.compress(data, 9, mtime=0),
     "xz": lzma.compress,
@@ -124,7 +125,7 @@ class BytesExhibit:
         rows = [
             [
                 cut.id, f"{len(cut.data):,}", f"{len(cut.ids):,}", f"{len(cut.data) / max(1, len(cut.ids)):.2f}",
-                f"{len(cut.ids) * self.width / 8:,.0f}", *(f"{len(pack(cut.data)):,}" for pack in COMPRESSORS.values()),
+                f"{len(cut.ids) * self.width / 8:,.0f}", *(_compressed(cut.data, pack) for pack in COMPRESSORS.values()),
                 "every byte" if cut.same else "with losses",
             ]
             for cut in cuts
@@ -144,6 +145,11 @@ class BytesExhibit:
             entries.append((data.hex() if self.title == "Programs" else printable(data), f"token {token}"))
         where = f" from token {start:,} on" if start else ""
         return Pieces(f"{cut.id}: {len(entries)} tokens{where}", entries)
+
+
+def _compressed(data: bytes, pack: Callable[[bytes], bytes]) -> str:
+    """How many bytes a compressor makes of a file."""
+    return f"{len(pack(data)):,}" if len(data) <= COMPRESSED else "-"
 
 
 def _skipped(store: Path) -> list[str]:

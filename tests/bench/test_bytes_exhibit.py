@@ -89,6 +89,12 @@ def test_the_table_counts_tokens_and_says_what_came_back(source: Source, tmp_pat
     assert display.foot == ["Whose they are."]
 
 
+def test_large_files_are_not_compressed(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smalti.bench.bytes_exhibit.COMPRESSED", 400)
+    rows = shown(RunTokenizer, source, tmp_path / "out").comparison.rows
+    assert [row[5] == "-" for row in rows] == [len(FILES[row[0]]) > 400 for row in rows]
+
+
 def test_programs_are_shown_in_hexadecimal(source: Source, tmp_path: Path) -> None:
     display = shown(Program, source, tmp_path / "out")
     assert display.title == "Programs" and ">61616161</span>" in display.section.html()
