@@ -133,6 +133,9 @@ class Quantizer(nn.Module, ABC):
             other code, and at masked positions, it is infinite.
         """
         codes = self.encode(z, mask=mask, context=context)
+        if mask is not None:  # whatever stands at masked positions, no arithmetic may meet it
+            z = z.masked_fill(~mask[..., None], 0)
+            context = None if context is None else context.masked_fill(~mask[..., None], 0)
         return codes, self.margin(z, codes, context=context).masked_fill(codes < 0, math.inf)
 
     @abstractmethod

@@ -59,10 +59,16 @@ def _check_independence(quantizer: Quantizer, z: Tensor, generator: torch.Genera
     expect(torch.equal(quantizer.encode(z[:, order]), codes[:, order]), "codes depend on the order of positions")
     mask = torch.ones(z.shape[:-1], dtype=torch.bool)
     mask[:, 5:] = False
-    garbled = torch.where(mask[..., None], z, torch.full_like(z, 1e4))
-    one, other = quantizer(z, mask=mask), quantizer(garbled, mask=mask)
-    expect(torch.equal(one.codes, other.codes), "masked latents change codes")
-    expect(close(one.loss, other.loss), "masked latents change the loss")
+    one = quantizer(z, mask=mask)
+    for padding in (1e4, math.nan):
+        garbled = z.masked_fill(~mask[..., None], padding)
+        other = quantizer(garbled, mask=mask)
+        expect(torch.equal(one.codes, other.codes), f"latents of {padding} at masked positions change codes")
+        expect(
+            torch.equal(one.codes, quantizer.encode(garbled, mask=mask)), f"encode meets masked latents of {padding}"
+        )
+        expect(close(one.loss, other.loss), f"latents of {padding} at masked positions change the loss")
+        expect(close(one.z, other.z), f"latents of {padding} at masked positions change z")
     expect(bool((one.codes[:, 5:] == DROPPED).all()), "masked positions must have code -1")
     expect(not bool(one.z[:, 5:].any()), "masked positions must decode to zero")
 
@@ -94,8 +100,9 @@ def _check_candidates(quantizer: Quantizer, z: Tensor) -> None:
 def _check_margin(quantizer: Quantizer, z: Tensor) -> None:
     mask = torch.ones(z.shape[:-1], dtype=torch.bool)
     mask[0] = False
-    for chosen in (None, mask):
-        codes, margin = quantizer.encode_with_margin(z, mask=chosen)
+    padded = z.masked_fill(~mask[..., None], math.nan)
+    for latents, chosen in ((z, None), (padded, mask)):
+        codes, margin = quantizer.encode_with_margin(latents, mask=chosen)
         expect(torch.equal(codes, quantizer.encode(z, mask=chosen)), "the codes beside margins are those of encode")
         expect(margin.shape == codes.shape and margin.dtype == torch.float32, "a margin for each code, float32")
         expect(bool((margin >= 0).all()), "the second best code is not better than the best")
