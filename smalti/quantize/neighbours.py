@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import InputError
-from smalti.quantize.products import product
+from smalti.quantize.products import product, unit_roundoff
 
 CPU_BUFFER = 2**19  # float32 scores of one block: 2 MiB, which stay in cache while they are searched
 CPU_BLOCK = 2048  # codes of one block; a product lays them out anew, which enough rows must pay for
@@ -284,7 +284,7 @@ def _chunks(rows: Tensor, ready: Prepared, width: int) -> Iterator[_Chunk]:
     size = max(32, (CPU_BUFFER if rows.device.type == "cpu" else GPU_BUFFER) // width)
     one = torch.ones(1, 1, device=rows.device)
     # A dot product of D float32 terms is off by at most about D roundings of |z||e|; |e|²/2 adds a few.
-    unit = _unit_roundoff(rows.device) * (ready.table.shape[1] + 4)
+    unit = unit_roundoff(rows.device) * (ready.table.shape[1] + 4)
     for start in range(0, len(rows), size):
         span = slice(start, min(start + size, len(rows)))
         z = torch.addcmul(ready.shift, rows[span], ready.scale)
@@ -459,15 +459,3 @@ def _nearest_k_traced(rows: Tensor, table: Tensor, k: int) -> tuple[Tensor, Tens
 def _first(scores: Tensor, least: Tensor) -> Tensor:
     """The first column of each row that is at least `least`."""
     return (scores >= least[:, None]).to(torch.uint8).argmax(1)
-
-
-def _unit_roundoff(device: torch.device) -> float:
-    """Relative rounding of one matrix product term at the precision that torch is allowed to use."""
-    try:
-        precision = torch.get_float32_matmul_precision()
-    except RuntimeError:
-        # torch answers so where only the newer switches per backend are set: the coarsest of them is always safe.
-        return 2.0**-8
-    if precision == "highest":
-        return 2.0**-24
-    return 2.0**-8 if precision == "medium" or device.type == "cpu" else 2.0**-11
