@@ -18,7 +18,7 @@ import numpy as np
 
 from smalti.bench.exhibit import Display, Source, Tell, files_of, short, store_key
 from smalti.bench.report import Part, Pieces, Section, Table
-from smalti.bench.text import printable
+from smalti.bench.text import printable, token_bytes
 from smalti.errors import InputError
 from smalti.store import TokenStore, decode_store, encode_paths, verify
 from smalti.store.format import ERRORS
@@ -96,7 +96,7 @@ class BytesExhibit:
             f"{'Verified: it is sound' if checked.sound else 'NOT sound'}.",
         ]
         parts: list[Part] = [comparison, *(self._pieces(cut) for cut in cuts)]
-        cards = [(short(size / tokens), f"bytes per token, {name}")]
+        cards = [(short(size / tokens), f"bytes per token, {name}")] if tokens else []
         foot = [self.source.credit] if self.source.credit else []
         return Display(self.title, comparison, Section(self.title, lead, parts, problems), cards, foot, problems)
 
@@ -122,17 +122,15 @@ class BytesExhibit:
 
     def _comparison(self, cuts: Sequence[Cut]) -> Table:
         headings = ["file", "bytes", "tokens", "bytes a token", "tokens, bytes", *COMPRESSORS, "came back"]
-        rows = [
-            [
-                cut.id, f"{len(cut.data):,}", f"{len(cut.ids):,}", f"{len(cut.data) / max(1, len(cut.ids)):.2f}",
-                f"{len(cut.ids) * self.width / 8:,.0f}", *(_compressed(cut.data, pack) for pack in COMPRESSORS.values()),
-                "every byte" if cut.same else "with losses",
-            ]
-            for cut in cuts
-        ]  # fmt: skip
+        rows = []
+        for cut in cuts:
+            size, tokens = len(cut.data), len(cut.ids)
+            packed = [_compressed(cut.data, pack) for pack in COMPRESSORS.values()]
+            counts = [f"{size:,}", f"{tokens:,}", f"{size / max(1, tokens):.2f}", f"{tokens * self.width / 8:,.0f}"]
+            rows.append([cut.id, *counts, *packed, "every byte" if cut.same else "with losses"])
         note = (
-            f"Tokens count {self.width:.4g} bits each here. A model that reads them compresses further; compressors "
-            "have done their best, and what they write can't be learned."
+            f"Tokens count {self.width:.4g} bits each here; compressors have done their best, and a model that reads "
+            "tokens has still to begin."
         )
         return Table(headings, rows, note)
 
@@ -141,8 +139,9 @@ class BytesExhibit:
         start = int(len(cut.ids) * (PROGRAM_FROM if self.title == "Programs" else TEXT_FROM))
         entries = []
         for token in cut.ids[start : start + SHOWN_TOKENS].tolist():
-            data = self.tokenizer.data(np.array([token]))
-            entries.append((data.hex() if self.title == "Programs" else printable(data), f"token {token}"))
+            data = token_bytes(self.tokenizer, token)
+            text = f"[{token}]" if data is None else data.hex() if self.title == "Programs" else printable(data)
+            entries.append((text, f"token {token}"))
         where = f" from token {start:,} on" if start else ""
         return Pieces(f"{cut.id}: {len(entries)} tokens{where}", entries)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,25 @@ class Decoding:
     fallback: bool = False
     strip: bool = False
 
-    def tokens(self, vocab: Mapping[str, int], added: Iterable[Added], size: int) -> list[bytes]:
-        """The bytes of each id, before the first space is taken off; none for ids that have no token."""
+    def tokens(
+        self, vocab: Mapping[str, int], added: Iterable[Added], size: int, made: Container[int] = ()
+    ) -> list[bytes]:
+        """The bytes of each id, before the first space is taken off; none for ids that have no token.
+
+        Args:
+            vocab: of the model.
+            added: tokens that are not the model's; they stand for their text.
+            size: number of ids.
+            made: ids that the model makes of text: those stand for what they were made of, even where an added token
+                is spelled as they are and so has one of them.
+        """
         tokens = [b""] * size
         fallback = {token: byte for byte, token in enumerate(FALLBACK)} if self.fallback else {}
         for token, number in vocab.items():
             tokens[number] = GPT2.data(token) if self.byte_level and GPT2.holds(token) else self._text(token, fallback)
         for each in added:
-            tokens[each.id] = self._text(each.content, fallback)
+            if each.id not in made:
+                tokens[each.id] = self._text(each.content, {})
         return tokens
 
     def _text(self, token: str, fallback: Mapping[str, int]) -> bytes:

@@ -81,6 +81,10 @@ class Escape:
     split: bool = False
 
 
+# What a text begins: a sample, what follows an added token, or nothing, as it goes on with what came before.
+Opening = Literal["sample", "section", "inside"]
+
+
 @dataclass(frozen=True)
 class Steps:
     """All steps before the model.
@@ -102,13 +106,16 @@ class Steps:
         """Whether anything comes in front of the text."""
         return self.space or (self.escape is not None and self.escape.prepend != "never")
 
-    def written(self, data: Bytes, start: int = 0, origins: bool = False) -> tuple[Bytes, Any]:
+    def written(
+        self, data: Bytes, start: int = 0, origins: bool = False, opening: Opening | None = None
+    ) -> tuple[Bytes, Any]:
         """Text with its spaces as they should be.
 
         Args:
             data: UTF-8, what stands between two added tokens.
-            start: where it begins in the sample.
-            origins: whether to give the byte of the sample that each byte of the result is made of.
+            start: where it begins in what is encoded.
+            origins: whether to give the byte that each byte of the result is made of.
+            opening: what the text begins; by default a sample if it starts at 0, else a section.
 
         Returns:
             (text, origins); without them an empty array.
@@ -119,7 +126,8 @@ class Steps:
         origin = np.zeros(0, np.int64)
         if origins:
             origin = np.repeat(np.arange(len(data)), np.where(data == ord(" "), len(sign), 1))
-        wanted = {"never": False, "first": start == 0, "always": True, "each": True}[escape.prepend]
+        opening = opening or ("section" if start else "sample")
+        wanted = {"never": False, "first": opening == "sample"}.get(escape.prepend, opening != "inside")
         if text and wanted and (escape.prepend == "each" or not text.startswith(sign)):
             text = sign + text
             origin = np.concatenate([np.zeros(len(sign) * origins, np.int64), origin])

@@ -23,9 +23,9 @@ from smalti.bpe.characters import CODE_POINTS, Bytes, character
 from smalti.bpe.compiled import kernel
 from smalti.bpe.decoders import FALLBACK, decoding_of
 from smalti.bpe.encoder import Encoder
-from smalti.bpe.pretokenizers import Unsupported, steps_of
+from smalti.bpe.pretokenizers import Opening, Unsupported, steps_of
 from smalti.bpe.splitters import as_array
-from smalti.bpe.tokenizer_json import File, Model, byte_merges, rules
+from smalti.bpe.tokenizer_json import Added, File, Model, byte_merges, rules
 from smalti.bpe.trie import NONE
 from smalti.errors import CheckpointError
 
@@ -38,11 +38,13 @@ class Encoded:
         ids: (tokens,), int32.
         spans: (tokens, 2), int64: the characters of the text that each stands for, partly or wholly; None if not asked.
         stop: how many bytes of the text they stand for.
+        following: what the text behind them begins.
     """
 
     ids: Any
     spans: Any
     stop: int
+    following: Opening = "inside"
 
 
 @dataclass(frozen=True)
@@ -93,66 +95,88 @@ class TextEngine:
         for token, symbols in whole.items():
             self._lengths[token] = len(symbols)
         self.decoding = decoding_of(file.decoder, byte_level=self.steps.byte_level)
-        self.tokens = self.decoding.tokens(model.vocab, file.added, self.size)
+        made = {*merges.base.tolist(), *merges.results.tolist(), *whole}
+        self.tokens = self.decoding.tokens(model.vocab, file.added, self.size, made)
         self._search = {special: Search(file.added, special) for special in (False, True)}
 
-    @property
-    def losses(self) -> list[str]:
-        """What decoding does not give back; nothing if it is exact for all bytes."""
-        escape = self.steps.escape
+    def losses(self, *, special: bool = False) -> list[str]:
+        """What decoding does not give back; nothing if it is exact for all bytes.
+
+        Args:
+            special: whether special tokens are searched in the text.
+        """
+        escape, found = self.steps.escape, self._found(special)
+        changed = [
+            each.content for each in found if self.tokens[each.id] != each.content.encode("utf-8", "surrogatepass")
+        ]
         known = {
             "whether a space was in front of the text": self.steps.prepends or self.decoding.strip,
             f"which spaces were {escape.replacement!r}" if escape else "": escape is not None,
             "characters without a token": self._symbols.forgets,
-            "white space beside added tokens": any(each.lstrip or each.rstrip for each in self.file.added),
+            "white space beside added tokens": self._search[special].strips,
+            f"the added tokens {', '.join(map(repr, changed))}, which decode to something else": bool(changed),
         }
         return [loss for loss, present in known.items() if present]
 
-    @property
-    def streams(self) -> bool:
+    def streams(self, *, special: bool = False) -> bool:
         """Whether text can be encoded in parts."""
-        return not self.steps.prepends and not any(each.lstrip or each.rstrip for each in self.file.added)
+        return not self._search[special].strips
 
-    def encode(self, data: bytes | memoryview, *, special: bool = False, spans: bool = False) -> Encoded:
-        """Encodes a whole text.
+    @property
+    def restarts(self) -> bool:
+        """Whether what follows a part may be encoded as a text of its own."""
+        return not self.steps.prepends
+
+    def _found(self, special: bool) -> list[Added]:
+        """The added tokens that are searched in text."""
+        return [each for each in self.file.added if special or not each.special]
+
+    def encode(
+        self, data: bytes | memoryview, *, special: bool = False, spans: bool = False, opening: Opening = "sample"
+    ) -> Encoded:
+        """Encodes a whole text, or the end of one.
 
         Args:
             data: UTF-8.
             special: whether special tokens are searched in the text; other added tokens always are.
             spans: whether to give the characters that each token stands for.
+            opening: what the text begins.
         """
         array = as_array(data)
-        prepared = self._prepare(array, self._search[special].find(array), spans)
+        prepared = self._prepare(array, self._search[special].find(array), spans, opening)
         return self._encoded(array, prepared, self.steps.pieces(prepared.text, prepared.ends), spans)
 
     def count(self, data: bytes | memoryview, *, special: bool = False) -> int:
         """The number of tokens of a whole text."""
         array = as_array(data)
-        prepared = self._prepare(array, self._search[special].find(array), False)
+        prepared = self._prepare(array, self._search[special].find(array), False, "sample")
         symbols, ends, *_ = self._symbols.of(prepared.text, self.steps.pieces(prepared.text, prepared.ends))
         return self.encoder.count_pieces(symbols, ends) + len(prepared.found)
 
-    def encode_open(self, data: bytes | memoryview, *, special: bool = False) -> Encoded:
+    def encode_open(self, data: bytes | memoryview, *, special: bool = False, opening: Opening = "sample") -> Encoded:
         """Encodes as much of a text's beginning as stays the same however the text goes on.
 
-        What follows it may be encoded alone.
+        What follows it may be encoded with the opening that the result names.
         """
         search, array = self._search[special], as_array(data)
-        if not self.streams:
-            return Encoded(np.zeros(0, np.int32), None, 0)
+        if not self.streams(special=special):
+            return Encoded(np.zeros(0, np.int32), None, 0, opening)
         limit = max(0, len(array) - search.longest + 1)  # added tokens that begin later are not seen yet
         limit -= _unfinished(array[:limit])
         found = search.find(array)
         found = found[found[:, 0] < limit]
         end = max(limit, int(found[-1, 1]) if len(found) else 0)
-        prepared = self._prepare(array[:end], found, spans=self.steps.escape is not None or len(found) > 0)
+        written = self.steps.escape is not None or self.steps.prepends
+        prepared = self._prepare(array[:end], found, written or len(found) > 0, opening)
         closed = len(found) > 0 and found[-1, 1] == end
         ends, stop = self._cut_open(prepared, closed)
         whole = stop == len(prepared.text)
         data_stop = end if whole else stop if prepared.origin is None else int(prepared.origin[stop])
         kept = found[:, 0] < data_stop
         part = replace(prepared, text=prepared.text[:stop], found=found[kept], before=prepared.before[kept])
-        return replace(self._encoded(array, part, ends, False), stop=data_stop)
+        begun = int(part.before[-1]) if len(part.before) else 0  # where the last section begins
+        following: Opening = "inside" if stop > begun else "section" if len(part.found) else opening
+        return replace(self._encoded(array, part, ends, False), stop=data_stop, following=following)
 
     def _cut_open(self, prepared: _Prepared, closed: bool) -> tuple[Any, int]:
         """The pieces that stay, and where the last of them ends; `closed`: whether the last section goes on no more."""
@@ -197,13 +221,13 @@ class TextEngine:
         added = np.stack([numbers[prepared.found[:, 0]], numbers[prepared.found[:, 1] - 1] + 1], axis=1)
         return Encoded(every, np.insert(own, places, added, axis=0), len(data))
 
-    def _prepare(self, data: Bytes, found: Any, spans: bool) -> _Prepared:
+    def _prepare(self, data: Bytes, found: Any, spans: bool, opening: Opening) -> _Prepared:
         """Takes the added tokens out, writes spaces as the file wants them."""
         starts, stops = np.append(0, found[:, 1]), np.append(found[:, 0], len(data))
         if self.steps.prepends or self.steps.escape:
             sections = [
-                self.steps.written(data[start:stop], start, spans)
-                for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+                self.steps.written(data[start:stop], start, spans, "section" if place else opening)
+                for place, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True))
             ]
             texts, origins = zip(*sections, strict=True)
             origin: Any

@@ -239,12 +239,16 @@ def byte_file(
     return File(Model(vocab, pairs, **options).data(), added, pre_tokenizer=pre_tokenizer, decoder=decoder)
 
 
-def token_bytes(file: File, alphabet: Alphabet | None) -> dict[int, bytes]:
-    """The bytes that each id stands for: of tokens by the alphabet, of added tokens and of what is no byte as UTF-8."""
+def token_bytes(file: File, alphabet: Alphabet | None, made: Container[int]) -> dict[int, bytes]:
+    """The bytes that each id stands for: of tokens by the alphabet, of added tokens and of what is no byte as UTF-8.
+
+    Ids that merges make, and those of bytes, are `made`: they keep their bytes, even where an added token is spelled as
+    they are and so has one of them.
+    """
     out = {}
     for token, number in file.model["vocab"].items():
         out[number] = alphabet.data(token) if alphabet is not None and alphabet.holds(token) else _utf8(token)
-    out.update({each.id: _utf8(each.content) for each in file.added})
+    out.update({each.id: _utf8(each.content) for each in file.added if each.id not in made})
     return out
 
 

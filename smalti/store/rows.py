@@ -100,14 +100,14 @@ class RowReader:
         skip, given = self.mark.skip, 0
         held: list[IdArray] = []
         room = self._max_row
-        for ids, before, after in self._encoded():
+        for ids, before, lead, after in self._encoded():
             at = min(max(skip - given, 0), len(ids))
             given += len(ids)
             while len(ids) - at >= room:
                 held.append(ids[at : at + room])
                 at += room
                 self.part += 1
-                self.mark = Mark(before, at) if at < len(ids) else Mark(after, 0)
+                self.mark = Mark(after, 0) if at == len(ids) and after > before else Mark(before, lead + at)
                 yield np.concatenate(held)
                 held, room = [], self._max_row
             held.append(ids[at:])
@@ -119,19 +119,22 @@ class RowReader:
             self.mark = Mark(self.state.size, 0)
             yield np.concatenate(held)
 
-    def _encoded(self) -> Iterator[tuple[IdArray, int, int]]:
-        """(ids, the byte that they start at, the byte after them), from the mark on."""
-        start = self.mark.byte
+    def _encoded(self) -> Iterator[tuple[IdArray, int, int, int]]:
+        """From the mark on: ids, where an encoder begins that gives them after so many others, where one begins then."""
+        start, lead = self.mark.byte, 0
         if start == self.state.size and self.part:
             return  # an encoder that gets nothing might say so in an id
         encoder = self._tokenizer.stream_encoder()
         for block in self._file.blocks(start, self._block):
             before = start + encoder.position
-            yield self._timed(len(block), encoder.push, block), before, start + encoder.position
+            ids = self._timed(len(block), encoder.push, block)
+            after = start + encoder.position
+            yield ids, before, lead, after
+            lead = 0 if after > before else lead + len(ids)
         before = start + encoder.position
         ids = self._timed(0, encoder.finish)
         self._file.check()
-        yield ids, before, self.state.size
+        yield ids, before, lead, self.state.size
 
     def _timed(self, size: int, encode: Callable[..., IdArray], *block: bytes) -> IdArray:
         """Ids that an encoder gives, checked; `told` hears what it took."""

@@ -34,8 +34,9 @@ class StreamEncoder(ABC):
     """Encodes bytes that come in blocks. The ids are those of the whole, whatever the blocks.
 
     Attributes:
-        position: how many bytes the ids given so far stand for. What follows could be encoded by a new encoder that
-            starts there: ids that were given never change.
+        position: how many bytes the ids stand for that had been given when it last moved. A new encoder that starts
+            there gives those that follow. It moves with the ids wherever that is so, and stays where it was where a
+            new encoder would take what follows for the beginning of a text.
     """
 
     position: int = 0

@@ -295,10 +295,10 @@ class BinaryBPE(TextTokenizer):
         alphabet = alphabet_of(model.vocab, byte_level=byte_level, specials=specials, glyphs=GLYPHS)
         if alphabet is None:
             raise CheckpointError("the tokens of this file are text, not bytes: load it as tokenizer-json")
-        spelled = tokenizer_json.token_bytes(file, alphabet)
-        size = max(spelled) + 1
+        size = max([*model.vocab.values(), *(each.id for each in file.added)]) + 1
         merges = tokenizer_json.byte_merges(model, alphabet, size=size)
         made = {*merges.base.tolist(), *merges.results.tolist()}
+        spelled = tokenizer_json.token_bytes(file, alphabet, made)
         special = sorted({each.id for each in file.added if each.special} - made)
         config = cls.Config(training=Training(vocab=size))
         return cls(config, merges, Spellings.of([spelled.get(token, b"") for token in range(size)]), special)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from smalti.bpe import Merges, tokenizer_json
 from smalti.bpe.alphabets import GPT2
-from smalti.bpe.pretokenizers import Unsupported
+from smalti.bpe.pretokenizers import Opening, Unsupported
 from smalti.bpe.spelling import Spellings
 from smalti.bpe.text import Encoded, TextEngine
 from smalti.errors import CheckpointError, InputError, require
@@ -79,7 +79,7 @@ class JsonTokenizer(TextTokenizer):
         self._engine, self.why = _engine(config.engine, self.file, content)
         self.engine: Engine = "smalti" if isinstance(self._engine, TextEngine) else "tokenizers"
         self.vocab = (self._engine.size,)
-        self.losses = self._engine.losses
+        self.losses = self._engine.losses(special=config.special)
 
     @classmethod
     def example(cls, batch: int = 2, seed: int = 0) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class JsonTokenizer(TextTokenizer):
     def ids(self, data: bytes | memoryview) -> IdArray:
         return self._engine.encode(data, special=self.config.special).ids
 
-    def stream_encoder(self) -> StreamEncoder:
+    def stream_encoder(self) -> _Encoding:
         return _Encoding(self._engine, self.config.special)
 
     def stream_decoder(self) -> StreamDecoder:
@@ -174,7 +174,7 @@ class JsonTokenizer(TextTokenizer):
             ids.append(encoder.push(data[start : start + BLOCK]))
             count += len(ids[-1])
             if count >= tokens:
-                return np.concatenate(ids), encoder.position
+                return np.concatenate(ids), encoder.given
         return np.concatenate([*ids, encoder.finish()]), len(data)
 
     def _borders(self, data: bytes) -> list[int]:
@@ -199,7 +199,10 @@ class _Foreign:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self.losses = [f"whatever `tokenizers` leaves out, which does this file ({why})"]
+        self._why = why
+
+    def losses(self, *, special: bool = False) -> list[str]:
+        return [f"whatever `tokenizers` leaves out, which does this file ({self._why})"]
 
     def encode(self, data: bytes | memoryview, *, special: bool = False, spans: bool = False) -> Encoded:
         self._tokenizer.encode_special_tokens = not special
@@ -228,31 +231,42 @@ def _engine(wanted: str, file: tokenizer_json.File, content: bytes) -> tuple[Tex
 
 
 class _Encoding(StreamEncoder):
-    """Encodes what is certain of every block; all at the end, where a file leaves nothing certain before."""
+    """Encodes what is certain of every block; all at the end, where a file leaves nothing certain before.
+
+    Attributes:
+        given: how many bytes the ids given so far stand for.
+    """
 
     def __init__(self, engine: TextEngine | _Foreign, special: bool) -> None:
         self._engine, self._special = engine, special
+        self._opening: Opening = "sample"
         self._waiting: list[bytes] = []
-        self._size, self._needed = 0, BLOCK
+        self._size, self._needed, self.given = 0, BLOCK, 0
 
     def push(self, data: bytes | memoryview) -> IdArray:
         self._waiting.append(bytes(data))
         self._size += len(data)
         engine = self._engine
-        if self._size < self._needed or not isinstance(engine, TextEngine) or not engine.streams:
+        if self._size < self._needed or not isinstance(engine, TextEngine) or not engine.streams(special=self._special):
             return np.zeros(0, np.int32)
         text = b"".join(self._waiting)
-        part = engine.encode_open(text, special=self._special)
+        part = engine.encode_open(text, special=self._special, opening=self._opening)
+        self._opening = part.following
         self._waiting, self._size = [text[part.stop :]], len(text) - part.stop
         self._needed = max(BLOCK, 2 * self._size)  # a piece of many blocks must not be encoded for every one
-        self.position += part.stop
+        self.given += part.stop
+        if engine.restarts:
+            self.position = self.given
         return part.ids
 
     def finish(self) -> IdArray:
-        text = b"".join(self._waiting)
+        text, engine = b"".join(self._waiting), self._engine
         self._waiting = []
-        self.position += len(text)
-        return self._engine.encode(text, special=self._special).ids
+        self.given += len(text)
+        self.position = self.given
+        if isinstance(engine, TextEngine):
+            return engine.encode(text, special=self._special, opening=self._opening).ids
+        return engine.encode(text, special=self._special).ids
 
 
 class _Joining(StreamDecoder):

@@ -118,8 +118,8 @@ def test_ids_are_read_whatever_the_layout(specials_first: bool, renumbered: bool
         vocab[token] for token in ("\x00", "abc", "a")
     ]
     assert (
-        token_bytes(file, LATIN1)[vocab["<|end|>"]] == b"<|end|>"
-        and token_bytes(file, LATIN1)[vocab["\xff"]] == b"\xff"
+        token_bytes(file, LATIN1, ())[vocab["<|end|>"]] == b"<|end|>"
+        and token_bytes(file, LATIN1, ())[vocab["\xff"]] == b"\xff"
     )
 
 
