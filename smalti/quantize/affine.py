@@ -43,7 +43,7 @@ class Affine(Vectors):
             raise ConfigError(f"decays must lie in [0, 1), got {latent_decay} and {codebook_decay}")
         self.codes, self.dim, self.rows = rows.codes, rows.dim, rows
         self.latent_decay, self.codebook_decay = latent_decay, codebook_decay
-        neutral = torch.stack([torch.zeros(rows.dim), torch.ones(rows.dim)])
+        neutral = torch.tensor([0.0, 1.0], dtype=torch.float32)[:, None].repeat(1, rows.dim)
         self.register_buffer("latent_moments", neutral.clone())
         self.register_buffer("codebook_moments", neutral.clone())
         self.register_buffer("started", torch.tensor([False, False]))

@@ -212,4 +212,4 @@ class Turn(nn.Module):
 
 def random_rotation(dim: int) -> Tensor:
     """A random orthogonal matrix (dim, dim)."""
-    return nn.init.orthogonal_(torch.empty(dim, dim))
+    return nn.init.orthogonal_(torch.empty(dim, dim, dtype=torch.float32))

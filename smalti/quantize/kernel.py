@@ -53,7 +53,7 @@ def block_winners(z: Tensor, extended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     (count, dim), codes = z.shape, extended.shape[1]
     blocks = -(-codes // BLOCK)
-    values = torch.empty(count, blocks, device=z.device)
+    values = torch.empty(count, blocks, dtype=torch.float32, device=z.device)
     seconds = torch.empty_like(values)
     winners = torch.empty(count, blocks, dtype=torch.int64, device=z.device)
     if count:

@@ -282,7 +282,7 @@ class _Chunk:
 def _chunks(rows: Tensor, ready: Prepared, width: int) -> Iterator[_Chunk]:
     """The rows in chunks whose scores of `width` codes fit the buffer."""
     size = max(32, (CPU_BUFFER if rows.device.type == "cpu" else GPU_BUFFER) // width)
-    one = torch.ones(1, 1, device=rows.device)
+    one = torch.ones(1, 1, dtype=torch.float32, device=rows.device)
     # A dot product of D float32 terms is off by at most about D roundings of |z||e|; |e|²/2 adds a few.
     unit = unit_roundoff(rows.device) * (ready.table.shape[1] + 4)
     for start in range(0, len(rows), size):
@@ -304,8 +304,9 @@ def _nearest_of(chunk: _Chunk, ready: Prepared, width: int) -> Tensor:
     """
     starts = range(0, len(ready.table), width)
     shape, device = (len(chunk.z), len(starts)), chunk.z.device
-    winners, values = torch.empty(shape, dtype=torch.int64, device=device), torch.empty(shape, device=device)
-    scores = torch.empty(len(chunk.z), min(width, len(ready.table)), device=device)
+    winners = torch.empty(shape, dtype=torch.int64, device=device)
+    values = torch.empty(shape, dtype=torch.float32, device=device)
+    scores = torch.empty(len(chunk.z), min(width, len(ready.table)), dtype=torch.float32, device=device)
     best = None
     for place, start in enumerate(starts):
         block = ready.extended[start : start + width]

@@ -21,7 +21,7 @@ class FixedLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("weight", weight.detach().float().clone())
-        zero = torch.zeros(len(weight)) if bias is None else bias.detach().float().clone()
+        zero = torch.zeros(len(weight), dtype=torch.float32) if bias is None else bias.detach().float().clone()
         self.register_buffer("bias", zero)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class Unused(Revive):
     decay: float = 0.99
 
     def register(self, table: Table) -> None:
-        table.register_buffer("revival_memory", torch.zeros(table.vectors.codes))
+        table.register_buffer("revival_memory", torch.zeros(table.vectors.codes, dtype=torch.float32))
 
     def apply(self, table: Table, seen: Sequence[Tensor], noise: Noise) -> None:
         memory = table.revival_memory
@@ -165,7 +165,7 @@ class RarelyUsed(Periodic):
 
     def register(self, table: Table) -> None:
         super().register(table)
-        table.register_buffer("revival_memory", torch.zeros(table.vectors.codes))
+        table.register_buffer("revival_memory", torch.zeros(table.vectors.codes, dtype=torch.float32))
 
     def apply(self, table: Table, seen: Sequence[Tensor], noise: Noise) -> None:
         table.revival_memory += table.counts > 0
@@ -208,7 +208,7 @@ class Anchors(Revive):
     def register(self, table: Table) -> None:
         if isinstance(table.vectors, Bridged):
             raise ConfigError("Anchors moves every effective row, so it needs Trained or Affine vectors, got Bridged")
-        table.register_buffer("revival_memory", torch.zeros(table.vectors.codes))
+        table.register_buffer("revival_memory", torch.zeros(table.vectors.codes, dtype=torch.float32))
 
     def apply(self, table: Table, seen: Sequence[Tensor], noise: Noise) -> None:
         p, counts = table.revival_memory, table.counts

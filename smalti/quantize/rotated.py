@@ -35,7 +35,7 @@ class Rotate(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.matrix: Tensor
-        self.register_buffer("matrix", torch.eye(dim))
+        self.register_buffer("matrix", torch.eye(dim, dtype=torch.float32))
 
     def forward(self, z: Tensor) -> Tensor:
         return z @ self.matrix
@@ -142,7 +142,7 @@ def fit_product(
     if x.ndim != 2 or len(x) == 0 or x.shape[1] % parts:
         raise InputError(f"vectors must be (n, d) with d divisible by {parts} parts, got {tuple(x.shape)}")
     x = x.detach().float()
-    eye = torch.eye(x.shape[1], device=x.device)
+    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     rotation = (start if start is not None else principal_axes(x, parts)) if rotate else eye
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(x), generator=generator)[:codes]

@@ -46,7 +46,7 @@ class NoiseDropout(Nearest):
         drawn = noise.get("noise_dropout")
         if drawn is None:
             drawn = (torch.rand_like(vectors) - 0.5) * (torch.rand_like(vectors) < self.rate)
-        widths, limits = torch.tensor([self.widths, self.limits], device=x.device)
+        widths, limits = torch.tensor([self.widths, self.limits], dtype=torch.float32, device=x.device)
         noisy = torch.clamp(vectors + drawn * widths, -limits, limits)
         return Assigned(codes, torch.where(drawn == 0, vectors, noisy))
 

@@ -89,12 +89,12 @@ class Table(Alphabet):
             self.stored_rows().requires_grad_(False)
         if self.counting:
             codes = vectors.codes
-            self.register_buffer("ema_count", torch.ones(codes))
+            self.register_buffer("ema_count", torch.ones(codes, dtype=torch.float32))
             self.register_buffer("started", torch.tensor(not (learn and learn.starts_from_data)))
-            self.register_buffer("_pending_count", torch.zeros(codes), persistent=False)
+            self.register_buffer("_pending_count", torch.zeros(codes, dtype=torch.float32), persistent=False)
         if learn is not None:
             summed = vectors.codes if self.sets_rows else 0
-            self.register_buffer("_pending_sum", torch.zeros(summed, self.dim), persistent=False)
+            self.register_buffer("_pending_sum", torch.zeros(summed, self.dim, dtype=torch.float32), persistent=False)
             learn.register(self)
         if revive is not None:
             revive.register(self)

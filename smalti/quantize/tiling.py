@@ -60,7 +60,7 @@ class TiledEMA(EMA):
 
     def first_rows(self, table: Table, latents: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         rows = tiled(latents, table.vectors.codes, self.jitter, noise)
-        return rows, torch.ones(len(rows), device=rows.device)
+        return rows, torch.ones(len(rows), dtype=torch.float32, device=rows.device)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Trained(Vectors):
         if codes < 1 or dim < 1:
             raise ConfigError(f"a table needs at least one code and one dimension, got {codes} x {dim}")
         self.codes, self.dim = codes, dim
-        self.weight = nn.Parameter(torch.empty(codes, dim))
+        self.weight = nn.Parameter(torch.empty(codes, dim, dtype=torch.float32))
         with torch.no_grad():
             (init or uniform(1 / codes))(self.weight)
 

@@ -66,7 +66,7 @@ class Additive(Alphabet):
             raise ConfigError(f"dim, levels and codes must be positive, got {dim}, {levels}, {codes}")
         self.dim, self.vocab = dim, (codes,) * levels
         self.encoder, self.learn = encoder or Ordered(), learn
-        self.weight = nn.Parameter(torch.empty(levels, codes, dim), requires_grad=learn is None)
+        self.weight = nn.Parameter(torch.empty(levels, codes, dim, dtype=torch.float32), requires_grad=learn is None)
         with torch.no_grad():
             (init or (lambda weight: nn.init.normal_(weight, std=levels**-0.5)))(self.weight)
         if learn is not None:
@@ -79,8 +79,8 @@ class Additive(Alphabet):
         self._pending_gram: Tensor
         self._pending_moments: Tensor
         for name, shape in (("gram", (words, words)), ("moments", (words, self.dim))):
-            self.register_buffer(name, torch.zeros(shape))
-            self.register_buffer(f"_pending_{name}", torch.zeros(shape), persistent=False)
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float32))
+            self.register_buffer(f"_pending_{name}", torch.zeros(shape, dtype=torch.float32), persistent=False)
         self.register_buffer("started", torch.tensor(not learn.kmeans_iterations))
         self._has_started = self._observed = False
 
