@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -10,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smalti.quantize.base import Alphabet, Noise, refuse_nan
+from smalti.errors import InputError
+from smalti.quantize.base import Alphabet, Noise, refuse_nan, without_gradient
+
+LOGITS = 2**22  # held at once
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,13 @@ class Assign(nn.Module, ABC):
     def decide(self, x: Tensor, alphabet: Alphabet) -> Tensor:
         """The choice without randomness, for encoding."""
 
+    def candidates(self, x: Tensor, alphabet: Alphabet, k: int) -> tuple[Tensor, Tensor]:
+        """The k best, best first, of which `decide` takes the first: codes (rows, k, slots) and costs (rows, k).
+
+        Costs are squared distances, unless codes are chosen by something else.
+        """
+        return alphabet.candidates(x, k)
+
 
 class Nearest(Assign):
     """The nearest vector."""
@@ -121,7 +132,7 @@ class Sampled(Assign):
     def forward(self, x: Tensor, alphabet: Alphabet, noise: Noise) -> Assigned:
         logits = self.logits(x)
         if not self.training:
-            codes = logits.argmax(1, keepdim=True)
+            codes = self.decide(x, alphabet)
             return Assigned(codes, alphabet.lookup(codes), logits)
         gumbel = noise.get("gumbel")
         if gumbel is None:
@@ -131,7 +142,32 @@ class Sampled(Assign):
         hard = torch.zeros_like(soft).scatter_(1, codes, 1.0)
         return Assigned(codes, (hard + soft - soft.detach()) @ alphabet.codebooks()[0], logits)
 
+    @without_gradient
     def decide(self, x: Tensor, alphabet: Alphabet) -> Tensor:
-        logits = self.logits(x)
-        refuse_nan(logits)
-        return logits.argmax(1, keepdim=True)
+        if torch.compiler.is_compiling():  # a compiled program knows no number of rows, so none of parts
+            return self.logits(x).argmax(1, keepdim=True)
+        codes = torch.empty(len(x), 1, dtype=torch.int64, device=x.device)
+        for span, logits in self._chunks(x, alphabet):
+            torch.argmax(logits, 1, keepdim=True, out=codes[span])
+        return codes
+
+    @without_gradient
+    def candidates(self, x: Tensor, alphabet: Alphabet, k: int) -> tuple[Tensor, Tensor]:
+        """The codes of the k largest logits; costs are the logits' negatives."""
+        if not 1 <= k <= alphabet.vocab[0]:
+            raise InputError(f"k must be in 1..{alphabet.vocab[0]}, the number of codes, got {k}")
+        codes = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
+        costs = torch.empty(len(x), k, device=x.device)
+        for span, logits in self._chunks(x, alphabet):
+            found = logits.sort(dim=1, descending=True, stable=True)  # the lowest index first, as in `decide`
+            codes[span], costs[span] = found.indices[:, :k], -found.values[:, :k]
+        return codes[..., None], costs
+
+    def _chunks(self, x: Tensor, alphabet: Alphabet) -> Iterator[tuple[slice, Tensor]]:
+        """Logits of some of the rows at a time, so that those of all rows are never held."""
+        size = max(1, LOGITS // alphabet.vocab[0])
+        for start in range(0, len(x), size):
+            span = slice(start, start + size)
+            logits = self.logits(x[span])
+            refuse_nan(logits)
+            yield span, logits

@@ -201,7 +201,7 @@ class Quantize(Quantizer):
             rows, _ = as_rows(z, self.dim, None)
             refuse_nan(rows)
             alphabet = self._given(context, None)
-            codes, costs = alphabet.candidates(alphabet.project(self.before(rows)), k)
+            codes, costs = self.assign.candidates(alphabet.project(self.before(rows)), alphabet, k)
             vectors = self._candidate_vectors(codes, context)
         shape = z.shape[:-1]
         return unfold(codes, shape), unfold(vectors, shape), unfold(costs, shape)

@@ -10,6 +10,7 @@ Source: "Scalable Image Tokenization with Index Backpropagation Quantization" (I
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,12 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from smalti.errors import InputError
 from smalti.quantize.assign import Assign, Assigned
 from smalti.quantize.base import Alphabet, Noise, refuse_nan, without_gradient
-from smalti.quantize.neighbours import TRACED_PARTS, TRACED_WIDTH
+from smalti.quantize.neighbours import CROWD, TRACED_PARTS, TRACED_WIDTH, prepare
+from smalti.quantize.sums import folded_sum
 from smalti.quantize.terms import Term
 
 BUFFER = 2**22  # floats of one chunk of logits, which all chunks share: freed and asked for again, they pile up
+
+# Float32 numbers multiply exactly in float64. A sum of D products of x and e is off by at most D roundings of |x||e|,
+# one in a fixed order by log2 D; and so is the one that it is compared with.
+ROUNDING, IN_ORDER = 2 * 2.0**-53, 32
 
 
 class IndexBackprop(Assign):
@@ -41,31 +48,107 @@ class IndexBackprop(Assign):
         refuse_nan(x)
         return largest_products(x, alphabet.codebooks()[0])[:, None]
 
+    @without_gradient
+    def candidates(self, x: Tensor, alphabet: Alphabet, k: int) -> tuple[Tensor, Tensor]:
+        """The codes of the k largest products; costs are the products' negatives."""
+        refuse_nan(x)
+        numbers, products = largest_k(x, alphabet.codebooks()[0], k)
+        return numbers[..., None], -products
+
 
 def largest_products(x: Tensor, table: Tensor) -> Tensor:
     """Number of the row of table (codes, dim) with the largest inner product with each of x (rows, dim).
 
-    The products are float64, and the lowest number wins where two are equal.
+    The products are float64, added in a fixed order where rounding could decide, and the lowest number wins where two
+    are equal. So a code depends on its row and the table alone.
     """
     if torch.compiler.is_compiling():
         return _largest_traced(x, table)
-    wide = table.double().t().contiguous()
-    rows = max(1, BUFFER // 2 // len(table))  # a float64 counts twice
     best = torch.empty(len(x), dtype=torch.int64, device=x.device)
-    buffer = wide.new_empty(min(rows, len(x)), len(table))
-    for start in range(0, len(x), rows):
-        part = x[start : start + rows].double()
-        torch.argmax(torch.mm(part, wide, out=buffer[: len(part)]), 1, out=best[start : start + rows])
+    first: Tensor | None = None
+    for span, products, reach in _chunks(x, table, len(table)):
+        index = products.argmax(1)
+        near = products >= products.gather(1, index[:, None]) - reach[:, None]
+        counts = torch.count_nonzero(near, 1)
+        index[reach == 0] = 0  # every product is zero
+        for row in ((counts > 1) & (reach > 0)).nonzero()[:, 0].tolist():
+            if int(counts[row]) > CROWD:
+                first = prepare(table).first if first is None else first
+                near[row] &= first  # codes that repeat an earlier one can't win
+            found = near[row].nonzero()[:, 0]
+            exact = _exact_products(x[span][row], table, found)
+            index[row] = found[exact == exact.amax()][0]
+        best[span] = index
     return best
 
 
+def largest_k(x: Tensor, table: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest products of each of x (rows, dim), the largest first (the lowest number first on ties).
+
+    Returns:
+        numbers (rows, k), products (rows, k), float64.
+
+    Raises:
+        InputError: if the table has fewer rows.
+    """
+    if not 1 <= k <= len(table):
+        raise InputError(f"k must be in 1..{len(table)}, the number of codes, got {k}")
+    numbers = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
+    values = torch.empty(len(x), k, dtype=torch.float64, device=x.device)
+    kept = min(2 * k + 8, len(table))
+    for span, products, reach in _chunks(x, table, max(len(table), kept * x.shape[1])):
+        top = products.topk(kept, dim=1)
+        found = top.indices.sort(dim=1).values  # ascending, so that a stable sort keeps the lowest number first
+        exact = _exact_products(x[span, None], table, found).sort(dim=1, descending=True, stable=True)
+        numbers[span], values[span] = found.gather(1, exact.indices[:, :k]), exact.values[:, :k]
+        # Rows whose last kept product is within reach of the k-th could miss one: they look at all codes.
+        short = (top.values[:, -1] >= top.values[:, k - 1] - reach) & (kept < len(table))
+        for row in (short.nonzero()[:, 0] + span.start).tolist():
+            every = _exact_products(x[row], table, torch.arange(len(table), device=x.device))
+            best = every.sort(descending=True, stable=True)
+            numbers[row], values[row] = best.indices[:k], best.values[:k]
+    return numbers, values
+
+
+def _chunks(x: Tensor, table: Tensor, width: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Some rows at a time: which, their float64 products, and twice what rounding can move one of each row's by.
+
+    Args:
+        width: numbers that are held for a row.
+    """
+    wide = table.double().t().contiguous()
+    rows = max(1, BUFFER // 2 // width)  # a float64 counts twice
+    buffer = wide.new_empty(min(rows, len(x)), len(table))
+    longest = wide.square().sum(0).amax().sqrt()
+    for start in range(0, len(x), rows):
+        part = x[start : start + rows].double()
+        reach = ROUNDING * (x.shape[1] + IN_ORDER) * longest * part.square().sum(1).sqrt()
+        yield slice(start, start + len(part)), torch.mm(part, wide, out=buffer[: len(part)]), reach
+
+
+def _exact_products(x: Tensor, table: Tensor, numbers: Tensor) -> Tensor:
+    """Products of x (..., dim) with rows (..., n) of the table, float64, the same bits in every batch."""
+    return folded_sum(x.double() * table[numbers].double())
+
+
 def _largest_traced(x: Tensor, table: Tensor) -> Tensor:
-    """The same where the number of rows may be unknown: the table is taken in parts instead."""
+    """The same where the number of rows may be unknown: the table is taken in parts instead.
+
+    Each part keeps its largest product and the lowest number that rounding can't tell from it, which is the answer
+    where rows of the table repeat; those of all parts are multiplied again in a fixed order.
+    """
     wide, width = x.double(), max(TRACED_WIDTH, -(-len(table) // TRACED_PARTS))
-    parts = [(wide @ part.double().t()).max(1) for part in table.split(width)]
-    values, codes = (torch.stack(each, 1) for each in zip(*parts, strict=True))
-    part = values.argmax(1, keepdim=True)
-    return (codes.gather(1, part) + part * width)[:, 0]
+    rows = table.double()
+    reach = ROUNDING * (x.shape[1] + IN_ORDER) * rows.square().sum(1).amax().sqrt() * wide.square().sum(1).sqrt()
+    found = []
+    for start in range(0, len(table), width):
+        products = wide @ rows[start : start + width].t()
+        value, index = products.max(1)
+        first = (products >= (value - reach)[:, None]).to(torch.uint8).argmax(1)
+        found += [index + start, first + start]
+    chosen = torch.stack(found, 1)
+    exact = _exact_products(x[:, None], table, chosen)
+    return torch.where(exact == exact.amax(1, keepdim=True), chosen, len(table)).amin(1)
 
 
 class _SoftRows(torch.autograd.Function):

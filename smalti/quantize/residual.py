@@ -32,6 +32,7 @@ from smalti.quantize.compose import Quantize, join_terms, no_statistics, unfold
 from smalti.quantize.dropout import LevelDropout
 from smalti.quantize.estimators import Estimator, StraightThrough
 from smalti.quantize.multiscale import PartialSums
+from smalti.quantize.sums import folded_sum
 
 
 class Residual(Quantizer):
@@ -169,17 +170,20 @@ class Residual(Quantizer):
             as_rows(z, self.dim, mask)
             x = self._inner(z, mask)
             path = self._path(x, mask, None)
-            if path is not None:
-                codes = torch.cat(path, -1)
-                return codes if mask is None else codes.masked_fill(~mask[..., None], DROPPED)
-            total, found = torch.zeros_like(x), []
-            residual = x
-            for level in self.levels:
-                seen = total if level.conditional else context
-                found.append(level.encode(residual, mask=mask, context=seen))
-                vectors = level.decode(found[-1], context=seen)
-                total, residual = total + vectors, residual - vectors
-            return torch.cat(found, -1)
+            if path is None:
+                return self._level_by_level(x, mask, context)[0]
+            codes = torch.cat(path, -1)
+            return codes if mask is None else codes.masked_fill(~mask[..., None], DROPPED)
+
+    def _level_by_level(self, x: Tensor, mask: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Each level's own choice: codes (..., slots), and the sum of their vectors."""
+        total, residual, found = torch.zeros_like(x), x, []
+        for level in self.levels:
+            seen = total if level.conditional else context
+            found.append(level.encode(residual, mask=mask, context=seen))
+            vectors = level.decode(found[-1], context=seen)
+            total, residual = total + vectors, residual - vectors
+        return torch.cat(found, -1), total
 
     def decode(self, codes: Tensor, *, context: Tensor | None = None) -> Tensor:
         """Vectors of codes; fewer slots than levels decode the first levels alone."""
@@ -220,13 +224,22 @@ class Residual(Quantizer):
 
     @without_gradient
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The k cheapest ends of a beam search of width k over the levels."""
+        """The k cheapest ends of a beam search over the levels, which is at least as wide as that of `encode`.
+
+        One candidate is the code of `encode`; so is the first of several where `encode` has a beam of that width.
+        """
         with full_precision(z.device):
-            rows, _ = as_rows(z, self.dim, None)
-            codes, total, costs = search(self.levels, self._inner(rows, None), k)
-            vectors = self.after(total)
-        shape = z.shape[:-1]
-        return unfold(codes, shape), unfold(vectors, shape), unfold(costs, shape)
+            as_rows(z, self.dim, None)
+            x = self._inner(z, None)
+            if self.search is None and k == 1:
+                codes, total = (each[..., None, :] for each in self._level_by_level(x, None, context))
+                costs = folded_sum((x[..., None, :].double() - total.double()).square())
+                return codes, self.after(total), costs
+            beam = self.search or Beam(k)
+            width = max(k, beam.eval_width or beam.width)
+            found = search(self.levels, x.reshape(-1, self.inner_dim), width, beam.level_weights)
+            codes, total, costs = (unfold(each[:, :k], z.shape[:-1]) for each in found)
+            return codes, self.after(total), costs
 
     def _split(self, codes: Tensor) -> list[Tensor]:
         ends = list(accumulate(len(level.vocab) for level in self.levels))

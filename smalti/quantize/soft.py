@@ -156,3 +156,6 @@ class Soft(Assign):
 
     def decide(self, x: Tensor, alphabet: Alphabet) -> Tensor:
         return self.choice.decide(x, alphabet)
+
+    def candidates(self, x: Tensor, alphabet: Alphabet, k: int) -> tuple[Tensor, Tensor]:
+        return self.choice.candidates(x, alphabet, k)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from fractions import Fraction
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from smalti.errors import InputError
 from smalti.quantize import DotEntropy, DoubleQuantization, IndexBackprop, Quantize, SoftEntropy, Table, Trained
-from smalti.quantize.index_backprop import _largest_traced
+from smalti.quantize.index_backprop import _largest_traced, largest_k, largest_products
 
 
 def quantizer(codes: int, dim: int, *terms: object) -> Quantize:
@@ -49,6 +51,51 @@ def test_codes_are_the_largest_inner_products_not_the_nearest() -> None:
     rows = vq.codebooks()[0].detach().double()
     assert torch.equal(vq.encode(z)[0, :, 0], (z[0].double() @ rows.t()).argmax(1))
     assert not torch.equal(vq.encode(z)[0, :, 0], torch.cdist(z[0].double(), rows).argmin(1))
+
+
+@pytest.mark.parametrize("dim", [8, 100, 256])
+def test_of_equal_rows_the_first_is_taken_in_every_batch(dim: int) -> None:
+    torch.manual_seed(0)
+    base, x = torch.randn(37, dim), torch.randn(120, dim)
+    table = base.repeat(29, 1)
+    expected = []
+    for row in x[:20]:  # in exact arithmetic
+        numbers = [[Fraction(float(number)) for number in each] for each in [row, *base]]
+        products = [sum(a * b for a, b in zip(numbers[0], each, strict=True)) for each in numbers[1:]]
+        expected.append(products.index(max(products)))
+    codes = largest_products(x, table)
+    assert codes[:20].tolist() == expected
+    assert torch.equal(codes, (x.double() @ base.double().t()).argmax(1))
+    assert torch.equal(codes, torch.cat([largest_products(row[None], table) for row in x]))
+    assert torch.equal(_largest_traced(x, table), codes)
+    best, products = largest_k(x, table, 40)  # more than repeat one row, and more than a first look keeps
+    exact = (x.double() @ table.double().t()).sort(dim=1, descending=True).values[:, :40]
+    assert torch.equal(best[:, :29], codes[:, None] + 37 * torch.arange(29))
+    assert torch.allclose(products, exact, rtol=0, atol=1e-12)
+
+
+def test_rows_and_tables_without_length_get_the_first_code() -> None:
+    assert not largest_products(torch.zeros(3, 4), torch.randn(50, 4)).any()
+    assert not largest_products(torch.randn(3, 4), torch.zeros(500, 4)).any()
+    assert not largest_products(torch.randn(3, 4), torch.ones(500, 4)).any()
+
+
+def test_candidates_and_margins_are_those_of_products() -> None:
+    vq = quantizer(3, 2)
+    with torch.no_grad():
+        vq.alphabet.vectors.weight.copy_(torch.tensor([[10.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))  # type: ignore
+    codes, _, costs = vq.candidates(torch.tensor([[1.0, 0.0]]), 3)
+    assert codes[0, :, 0].tolist() == [0, 2, 1] and costs.tolist() == [[-10.0, -1.0, 0.0]]
+    assert vq.encode_with_margin(torch.tensor([[1.0, 0.0]]))[1].item() == 9.0
+    vq, z = quantizer(300, 5), torch.randn(1, 200, 5)
+    products = (z[0].double() @ vq.codebooks()[0].detach().double().t()).sort(dim=1, descending=True, stable=True)
+    codes, _, costs = vq.candidates(z, 7)
+    assert torch.equal(codes[0, :, :, 0], products.indices[:, :7])
+    assert torch.allclose(costs[0], -products.values[:, :7], rtol=0, atol=1e-12)
+    margin = vq.encode_with_margin(z)[1][0, :, 0]
+    assert torch.allclose(margin, (products.values[:, 0] - products.values[:, 1]).float(), rtol=1e-6, atol=0)
+    with pytest.raises(InputError, match="k must be in"):
+        vq.candidates(z, 301)
 
 
 def test_the_loss_is_its_three_parts() -> None:

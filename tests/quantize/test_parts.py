@@ -246,3 +246,20 @@ def test_wrong_options_name_themselves() -> None:
         create("vq", dim=2, codes=2, wings=3)
     with pytest.raises(InputError, match="slots"):
         create("residual", dim=2, codes=4, levels=2).decode(torch.zeros(1, 3, dtype=torch.int64))
+
+
+def test_candidates_of_gumbel_are_its_largest_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smalti.quantize.assign.LOGITS", 100)
+    torch.manual_seed(0)
+    quantizer = create("gumbel", dim=4, codes=30).eval()
+    assert isinstance(quantizer, Quantize)
+    z = torch.randn(1, 50, 4)
+    logits = quantizer.assign.logits(z[0]).sort(dim=1, descending=True, stable=True)  # type: ignore[operator, union-attr]
+    codes, _, costs = quantizer.candidates(z, 4)
+    assert torch.equal(codes[0, :, :, 0], logits.indices[:, :4])
+    assert torch.allclose(costs[0], -logits.values[:, :4], atol=1e-6)
+    assert torch.equal(quantizer.encode(z), codes[..., 0, :])
+    margin = quantizer.encode_with_margin(z)[1][0, :, 0]
+    assert torch.allclose(margin, logits.values[:, 0] - logits.values[:, 1], atol=1e-5)
+    with pytest.raises(InputError, match="k must be in"):
+        quantizer.candidates(z, 31)

@@ -304,3 +304,27 @@ def test_padding_changes_nothing_that_residual_diveq_draws() -> None:
         given.append(own(x, mask=real))
     assert torch.equal(given[0].codes, given[1].codes[:, :5])
     assert torch.equal(given[0].z, given[1].z[:, :5]) and not bool(given[1].z[:, 5:].any())
+
+
+@pytest.mark.parametrize("name", ["qinco", "beam-residual"])
+def test_the_best_candidate_of_a_beam_is_its_code(name: str) -> None:
+    torch.manual_seed(0)
+    narrow = {"hidden": 8, "depth": 2} if name == "qinco" else {}
+    quantizer = create(name, dim=8, codes=16, levels=4, beam=8, **narrow)
+    z = torch.randn(2, 100, 8)
+    quantizer(z)
+    quantizer.update()
+    quantizer.eval()
+    for k in (1, 3, 8):
+        codes, values, costs = quantizer.candidates(z, k)
+        assert codes.shape == (2, 100, k, 4)
+        assert torch.equal(codes[..., 0, :], quantizer.encode(z))
+        assert torch.allclose(costs.float(), (z[..., None, :] - values).square().sum(-1), atol=1e-4)
+
+
+def test_a_weighted_beam_weighs_its_candidates_too() -> None:
+    torch.manual_seed(0)
+    levels = [create("vq", dim=4, codes=9) for _ in range(3)]
+    beam, z = Beam(3, 5, level_weights=(4.0, 1.0, 0.5)), torch.randn(1, 200, 4) * 0.05
+    quantizer = Residual(levels, search=beam).eval()
+    assert torch.equal(quantizer.candidates(z, 2)[0][..., 0, :], quantizer.encode(z))
