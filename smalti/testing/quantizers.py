@@ -95,6 +95,8 @@ def _check_candidates(quantizer: Quantizer, z: Tensor) -> None:
     expect(values.shape == (*z.shape[:-1], k, quantizer.dim), f"candidate values have shape {tuple(values.shape)}")
     expect(bool((costs.diff(dim=-1) >= 0).all()), "candidates must come best first")
     expect(close(values, quantizer.decode(codes)), "candidate values are not what the codes decode to")
+    one, *_ = quantizer.candidates(z, 1)
+    expect(torch.equal(one[..., 0, :], quantizer.encode(z)), "the best candidate is not the code of encode")
 
 
 def _check_margin(quantizer: Quantizer, z: Tensor) -> None:
