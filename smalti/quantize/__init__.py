@@ -72,7 +72,7 @@ from smalti.quantize.sinkhorn import Sinkhorn
 from smalti.quantize.soft import Drawn, Soft
 from smalti.quantize.table import Table
 from smalti.quantize.taxonomy import taxonomy
-from smalti.quantize.terms import Codebook, Commitment, Term, UniformPrior
+from smalti.quantize.terms import Codebook, Commitment, Remainder, Term, UniformPrior
 from smalti.quantize.tiling import TiledEMA, TiledRestart
 from smalti.quantize.vectors import Bridged, Frozen, Mapped, Trained, Vectors, uniform
 from smalti.quantize.vqp import from_vqp
@@ -156,6 +156,7 @@ __all__ = [
     "Quantizer",
     "RarelyUsed",
     "RawLatent",
+    "Remainder",
     "Residual",
     "ResidualMLP",
     "Revive",

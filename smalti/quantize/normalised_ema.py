@@ -5,7 +5,8 @@
 A row that nothing chose keeps its direction. Rows move by a fixed share, however many latents chose them, and no sums
 are kept: the moving average of counts is a statistic, which decides nothing but what a dead-code rule makes of it.
 
-Source: "BEiT v2: Masked Image Modeling with Vector-Quantized Visual Tokenizers" (2022); E-ViLM and NeuroRVQ use it.
+Source: "BEiT v2: Masked Image Modeling with Vector-Quantized Visual Tokenizers" (2022); E-ViLM uses it,
+and NeuroRVQ in residual levels.
 """
 
 from __future__ import annotations

@@ -54,6 +54,25 @@ class Codebook(Term):
 
 
 @dataclass
+class Remainder(Term):
+    """Draws a level's vector to what it leaves of the latent r: mean (q - sg (r - q))², gradient straight through.
+
+    Of a unit table, whose x is unit(r), r is the latent at its own length.
+
+    Source: NeuroRVQ (2025), as its code has it.
+    """
+
+    name: ClassVar[str] = "remainder"
+    weight: float = 0.4
+
+    def __call__(self, x: Tensor, assigned: Assigned, alphabet: Alphabet) -> Tensor:
+        if assigned.rows is None or assigned.rows.latents.shape != x.shape:
+            raise ConfigError("Remainder needs latents of the dimension that the alphabet compares")
+        left = assigned.rows.latents - assigned.vectors
+        return F.mse_loss(x + (assigned.vectors - x).detach(), left.detach())
+
+
+@dataclass
 class UniformPrior(Term):
     """Keeps Gumbel logits near uniform: the Kullback-Leibler divergence of their softmax from 1/K."""
 

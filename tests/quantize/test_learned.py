@@ -87,3 +87,59 @@ def test_fvq_s_residual_form_learns_from_partial_sums() -> None:
     theirs = torch.autograd.grad(loss, wanted, allow_unused=True)
     for one, other in zip(ours, theirs, strict=True):
         assert (one is None and other is None) or torch.allclose(one, other, atol=1e-5)
+
+
+def test_neurorvq_s_loss_and_gradient_are_those_of_its_sheet() -> None:
+    torch.manual_seed(0)
+    quantizer = create("neurorvq", dim=5, codes=20, levels=3, kmeans_iterations=0)
+    z, upstream = torch.randn(2, 9, 5, requires_grad=True), torch.randn(2, 9, 5)
+    out = quantizer(z)
+    x = z.detach().double().requires_grad_()
+    rest, total, loss, codes = x, torch.zeros_like(x), x.new_zeros(()), []
+    for table in quantizer.codebooks():
+        unit, rows = F.normalize(rest, dim=-1), F.normalize(table.double(), dim=-1)
+        codes.append((unit @ rows.t()).argmax(-1))
+        e = rows[codes[-1]]
+        q = unit + (e - unit).detach()
+        left = rest - q
+        loss = loss + (e.detach() - unit).square().mean() + 0.4 * (q - left.detach()).square().mean()
+        total, rest = total + q, left
+    loss = loss / 3
+    assert torch.equal(out.codes, torch.stack(codes, -1))
+    assert torch.allclose(out.z.double(), total, atol=1e-5) and torch.allclose(out.loss.double(), loss, atol=1e-6)
+    ours = torch.autograd.grad((out.z * upstream).sum() + out.loss, z)[0]
+    theirs = torch.autograd.grad((total * upstream).sum() + loss, x)[0]
+    assert torch.allclose(ours.double(), theirs, atol=1e-4)
+
+
+def test_vq_vla_s_levels_rotate_and_forget_fast() -> None:
+    torch.manual_seed(0)
+    quantizer = create("vq-vla", dim=5, codes=6, levels=2, kmeans_iterations=0).train()
+    assert create("vq-vla").vocab == (256,) * 4
+    tables = [table.double().clone() for table in quantizer.codebooks()]
+    z, upstream = torch.randn(2, 40, 5, requires_grad=True), torch.randn(2, 40, 5)
+    out = quantizer(z)
+    x = z.detach().double().flatten(0, 1).requires_grad_()
+    rest, total, loss, after = x, torch.zeros_like(x), x.new_zeros(()), []
+    for table in tables:
+        code = torch.cdist(rest, table).argmin(1)
+        e = table[code]
+        loss = loss + (e - rest).square().mean()
+        u, v = F.normalize(rest, dim=1).detach(), F.normalize(e, dim=1)
+        w = F.normalize(u + v, dim=1)
+        turned = rest - 2 * (rest * w).sum(1, keepdim=True) * w + 2 * (rest * u).sum(1, keepdim=True) * v
+        q = turned * (e.norm(dim=1, keepdim=True) / rest.norm(dim=1, keepdim=True)).detach()
+        # Counts start at one each, and the sums at the rows.
+        chosen = F.one_hot(code, 6).double()
+        counts, sums = 0.8 + 0.2 * chosen.sum(0), 0.8 * table + 0.2 * chosen.t() @ rest.detach()
+        smoothed = (counts + 1e-5) / (counts.sum() + 6e-5) * counts.sum()
+        after.append(sums / smoothed[:, None])
+        total, rest = total + q, rest - q.detach()
+    assert torch.allclose(out.z.double().flatten(0, 1), total, atol=1e-5)
+    assert torch.allclose(out.loss.double(), loss, atol=1e-5)
+    ours = torch.autograd.grad((out.z * upstream).sum() + out.loss, z)[0]
+    theirs = torch.autograd.grad((total * upstream.double().flatten(0, 1)).sum() + loss, x)[0]
+    assert torch.allclose(ours.double().flatten(0, 1), theirs, atol=1e-4)
+    quantizer.update()
+    for ours, theirs in zip(quantizer.codebooks(), after, strict=True):
+        assert torch.allclose(ours.double(), theirs, atol=1e-5)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from smalti.quantize import (
@@ -18,6 +19,7 @@ from smalti.quantize import (
     MultiScale,
     Quantize,
     Quantizer,
+    Residual,
     SmoothedEMA,
     Table,
     Trained,
@@ -156,3 +158,35 @@ def test_snac_s_multi_rate_codes(golden: Path) -> None:
     for index, codes in enumerate(quantizer.split(out.codes)):
         assert torch.equal(codes[..., 0], given.outputs[f"codes_{index}"])
     assert torch.allclose(out.z.transpose(1, 2), given.outputs["z_q"], atol=3e-4)
+
+
+def test_neurorvq_s_levels_normalise_what_the_levels_before_left(golden: Path) -> None:
+    given, loss = case(golden, "neurorvq/tokenizer"), torch.zeros(())
+    for branch in range(4):
+        weights = [given.state[f"encode_task_layer_{branch + 1}.{place}.weight"] for place in (0, 2)]
+        biases = [given.state[f"encode_task_layer_{branch + 1}.{place}.bias"] for place in (0, 2)]
+        hidden = F.linear(given.outputs["encoder_features"][branch], weights[0], biases[0]).tanh()
+        latents = F.linear(hidden, weights[1], biases[1])
+        rows = [given.state[f"quantize_{branch + 1}.layers.{level}.embedding.weight"] for level in range(8)]
+        quantizer = create("neurorvq", dim=rows[0].shape[1], codes=len(rows[0])).eval()
+        assert isinstance(quantizer, Residual)
+        for level, table in zip(quantizer.levels, rows, strict=True):
+            level.alphabet.stored_rows().copy_(table)  # type: ignore[operator, union-attr]
+        out = quantizer(latents)
+        assert torch.equal(out.codes.movedim(-1, 0), given.outputs["tokens"][branch])
+        ours = out.z.movedim(-1, 1).reshape(given.outputs["quantized"][branch].shape)
+        assert torch.allclose(ours, given.outputs["quantized"][branch], atol=1e-5)
+        loss = loss + out.loss
+    assert torch.allclose(loss, given.outputs["loss_code"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["conv_plain", "conv_pe"])
+def test_vq_vla_s_levels(golden: Path, name: str) -> None:
+    given = case(golden, f"vq-vla/{name}")
+    books = [given.state[f"vqvae.vq_layer.layers.{level}._codebook.embed"][0] for level in range(4)]
+    quantizer = create("vq-vla", dim=books[0].shape[1]).eval()
+    assert isinstance(quantizer, Residual)
+    for level, rows in zip(quantizer.levels, books, strict=True):
+        level.alphabet.stored_rows().copy_(rows)  # type: ignore[operator, union-attr]
+    assert torch.equal(quantizer.encode(given.outputs["latents"]), given.outputs["codes"])
+    assert torch.allclose(quantizer.decode(given.outputs["codes"]), given.outputs["z_from_codes"], atol=1e-6)

@@ -39,6 +39,7 @@ from smalti.quantize.named.combined import (
     residual_simvq,
     sample_dropout_residual,
     shared_residual,
+    vq_vla,
 )
 from smalti.quantize.named.learned import (
     dac,
@@ -50,6 +51,7 @@ from smalti.quantize.named.learned import (
     mimi,
     normalised_ema,
     residual_fvq,
+    residual_normalised_ema,
     sinkhorn,
     vqrae,
 )
@@ -111,6 +113,7 @@ NAMES: dict[str, Callable[..., Quantizer]] = {
     "grouped-residual": grouped_residual,
     "residual-simvq": residual_simvq,
     "residual-diveq": residual_diveq,
+    "vq-vla": vq_vla,
     "qinco": qinco,
     "product": product,
     "disentangled": disentangled,
@@ -128,6 +131,7 @@ NAMES: dict[str, Callable[..., Quantizer]] = {
     "linear-bridge": linear_bridge,
     "ibq": ibq,
     "normalised-ema": normalised_ema,
+    "residual-normalised-ema": residual_normalised_ema,
     "vqrae": vqrae,
     "factorised": factorised,
     "dac": dac,
@@ -154,6 +158,7 @@ ALIASES: dict[str, str] = {
     "lambda24": "leech",
     "latent-quantization": "latent",
     "lfq": "lookup-free",
+    "neurorvq": "residual-normalised-ema",
     "norm-ema": "normalised-ema",
     "optimal-transport": "sinkhorn",
     "pq": "product",
@@ -168,7 +173,6 @@ ALIASES: dict[str, str] = {
     "tokenflow": "joint-index",
     "var": "multi-scale",
     "vq-vae": "vq",
-    "vq-vla": "residual",
     "wetok": "group-wise",
 }
 

@@ -29,6 +29,25 @@ def residual(dim: int, codes: int, *, levels: int, dropout: bool = False, **opti
     return Residual([ema(dim, codes, **options) for _ in range(levels)], dropout=Dropout() if dropout else None)
 
 
+def vq_vla(
+    dim: int = 128,
+    codes: int = 256,
+    *,
+    levels: int = 4,
+    decay: float = 0.8,
+    kmeans_iterations: int = 10,
+    expire: float = 0.0,
+    commitment_weight: float = 1.0,
+) -> Quantizer:
+    """VQ-VLA: residual EMA quantization that forgets fast, each level with the gradient of the rotation trick.
+
+    No dead code is replaced, as published; trained from scratch that can collapse, which `expire` = 2 prevents.
+    """
+    options = {"decay": decay, "kmeans_iterations": kmeans_iterations, "expire": expire}
+    made = [ema(dim, codes, rotation=True, commitment_weight=commitment_weight, **options) for _ in range(levels)]
+    return Residual(made, estimator="levels")
+
+
 def product(dim: int, codes: int, *, parts: int, **options: Any) -> Quantizer:
     """Product quantization: equal parts of the dimensions, an EMA codebook each."""
     if dim % parts:

@@ -23,7 +23,7 @@ from smalti.quantize.residual import Residual
 from smalti.quantize.revivals import BelowMean
 from smalti.quantize.sinkhorn import Sinkhorn
 from smalti.quantize.table import Table
-from smalti.quantize.terms import Codebook, Commitment, Term
+from smalti.quantize.terms import Codebook, Commitment, Remainder, Term
 from smalti.quantize.vectors import Bridged, Trained
 
 
@@ -82,9 +82,31 @@ def ibq(
 def normalised_ema(
     dim: int, codes: int, *, decay: float = 0.99, kmeans_iterations: int = 10, commitment_weight: float = 1.0
 ) -> Quantizer:
-    """BEiT v2: unit codes that follow the direction of the mean of what chose them; E-ViLM and NeuroRVQ use it."""
+    """BEiT v2: unit codes that follow the direction of the mean of what chose them; E-ViLM uses it."""
     rule = NormalisedEMA(decay, kmeans_iterations)
     return Quantize(Table(Trained(codes, dim), space="unit", learn=rule), terms=[Commitment(commitment_weight)])
+
+
+def residual_normalised_ema(
+    dim: int,
+    codes: int,
+    *,
+    levels: int = 8,
+    decay: float = 0.99,
+    kmeans_iterations: int = 10,
+    commitment_weight: float = 1.0,
+    remainder_weight: float = 0.4,
+) -> Quantizer:
+    """NeuroRVQ: unit codes at every level, each of which normalises what the levels before it left.
+
+    The loss is the mean over levels. One of these quantizes one of NeuroRVQ's four branches.
+    """
+    terms = [Commitment(commitment_weight / levels), Remainder(remainder_weight / levels)]
+    tables = [
+        Table(Trained(codes, dim), space="unit", learn=NormalisedEMA(decay, kmeans_iterations)) for _ in range(levels)
+    ]
+    # As published, nothing is detached but the codes.
+    return Residual([Quantize(table, terms=terms) for table in tables], estimator="levels", passed_gradient=1.0)
 
 
 def vqrae(dim: int, codes: int, *, code_dim: int | None = None, commitment_weight: float = 0.25) -> Quantizer:
