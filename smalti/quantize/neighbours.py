@@ -402,61 +402,106 @@ def _least(rows: Tensor, table: Tensor, line: Tensor, code: Tensor, far: Tensor)
     return torch.full_like(least, len(table), dtype=torch.int64).scatter_reduce_(0, line, tied, "amin")
 
 
-def _nearest_traced(rows: Tensor, table: Tensor) -> Tensor:
-    """The same answer in plain tensor operations without a choice by value, for torch.compile and torch.export.
+@dataclass(frozen=True)
+class _Traced:
+    """A search in plain tensor operations without a choice by value, for torch.compile and torch.export.
 
-    The number of rows may be unknown while tracing, so memory is bounded by taking the table in parts. Each part keeps
-    its best codes by float64 score, and the lowest index that rounding can not tell from its best, which is the answer
-    where a code has many duplicates. The best of all parts are measured again in a fixed order.
+    The number of rows may be unknown while tracing, so memory is bounded by taking the table in parts.
+
+    Args:
+        z: (N, D), float64, centred rows.
+        centred: (K, D), float64, the table.
+        half: (K,), |e|²/2.
+        reach: (N, 1), how far rounding can move the difference of two scores.
+        far: (N, 1), bool, as in a chunk.
     """
-    codes, dim = table.shape
-    width = max(TRACED_WIDTH, -(-codes // TRACED_PARTS))
-    exact = table.double()
-    centre = exact.mean(0)
-    z, centred = rows.double() - centre, exact - centre
-    half = centred.square().sum(1) / 2
-    lengths, longest = z.square().sum(1).sqrt(), (2 * half.amax()).sqrt()
-    reach = 2.0**-52 * (dim + 4) * longest * (lengths + longest)
+
+    z: Tensor
+    centred: Tensor
+    half: Tensor
+    reach: Tensor
+    far: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, table: Tensor) -> _Traced:
+        exact = table.double()
+        centre = exact.mean(0)
+        z, centred = rows.double() - centre, exact - centre
+        half = centred.square().sum(1) / 2
+        lengths, longest = z.square().sum(1, keepdim=True).sqrt(), (2 * half.amax()).sqrt()
+        reach = 2.0**-52 * (table.shape[1] + 4) * longest * (lengths + longest)
+        return cls(z, centred, half, reach, lengths > FAR * longest)
+
+    def parts(self) -> Iterator[tuple[int, Tensor]]:
+        """Scores of each part of the table, and the number of its first code."""
+        codes = len(self.centred)
+        width = max(TRACED_WIDTH, -(-codes // TRACED_PARTS))
+        for start in range(0, codes, width):
+            yield start, self.z @ self.centred[start : start + width].t() - self.half[start : start + width]
+
+
+def _nearest_traced(rows: Tensor, table: Tensor) -> Tensor:
+    """The same answer, traced.
+
+    Each part keeps its best codes by float64 score, and the lowest index that rounding can not tell from its best,
+    which is the answer where a code has many duplicates. The best of all parts are measured again in a fixed order.
+    """
+    traced = _Traced.of(rows, table)
     values, found, leaders, lowest = [], [], [], []
-    for start in range(0, codes, width):
-        scores = z @ centred[start : start + width].t() - half[start : start + width]
+    for start, scores in traced.parts():
         top = scores.topk(min(TRACED_KEPT, scores.shape[1]), dim=1)
         values.append(top.values)
         found.append(top.indices + start)
         leaders.append(top.values[:, 0])
-        lowest.append(_first(scores, top.values[:, 0] - reach) + start)
+        lowest.append(_first(scores, top.values[:, :1] - traced.reach) + start)
     score, leader = torch.cat(values, 1), torch.stack(leaders, 1)
     chosen = torch.cat(found, 1).gather(1, score.topk(min(TRACED_KEPT, score.shape[1]), dim=1).indices)
-    part = _first(leader, leader.amax(1) - reach)
+    part = _first(leader, leader.amax(1, keepdim=True) - traced.reach)
     chosen = torch.cat([chosen, torch.stack(lowest, 1).gather(1, part[:, None])], 1)
-    costs = _order_costs(rows[:, None], table[chosen], (lengths > FAR * longest)[:, None])
-    return torch.where(costs == costs.amin(1, keepdim=True), chosen, codes).amin(1)
+    costs = _order_costs(rows[:, None], table[chosen], traced.far)
+    return torch.where(costs == costs.amin(1, keepdim=True), chosen, len(table)).amin(1)
 
 
 def _nearest_k_traced(rows: Tensor, table: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest in plain tensor operations: the best by float64 score of each part, measured again."""
-    codes = len(table)
-    width = max(TRACED_WIDTH, -(-codes // TRACED_PARTS))
-    exact = table.double()
-    centre = exact.mean(0)
-    z, centred = rows.double() - centre, exact - centre
-    half = centred.square().sum(1) / 2
-    values, found = [], []
-    for start in range(0, codes, width):
-        scores = z @ centred[start : start + width].t() - half[start : start + width]
-        top = scores.topk(min(k + TRACED_KEPT, scores.shape[1]), dim=1)
+    """The k nearest, traced.
+
+    Those that are surely nearer than the k-th best are fewer than k, so they are among the best by score. Of those that
+    rounding can not tell from it, where it has duplicates, the lowest indices are kept too. All are measured again.
+    """
+    traced, codes = _Traced.of(rows, table), len(table)
+    values, found, low_values, lowest = [], [], [], []
+    for start, scores in traced.parts():
+        width = scores.shape[1]
+        top = scores.topk(min(k + TRACED_KEPT, width), dim=1)
+        tied = (scores - top.values[:, min(k, width) - 1, None]).abs() <= traced.reach
+        low = _lowest(torch.arange(width, device=rows.device), tied, k, codes)
         values.append(top.values)
         found.append(top.indices + start)
-    best = torch.cat(values, 1).topk(min(k + TRACED_KEPT, codes), dim=1).indices
-    chosen = (
-        torch.cat(found, 1).gather(1, best).sort(dim=1).values
-    )  # so that a stable sort keeps the lowest index first
-    far = z.square().sum(1) > 2 * FAR**2 * half.amax()
-    order = _order_costs(rows[:, None], table[chosen], far[:, None]).argsort(dim=1, stable=True)[:, :k]
-    indices = chosen.gather(1, order)
+        low_values.append(scores.gather(1, low))
+        lowest.append(low + start)
+    score, number = torch.cat(values, 1), torch.cat(found, 1)
+    best = score.topk(min(k + TRACED_KEPT, codes), dim=1)
+    every, numbers = torch.cat([score, *low_values], 1), torch.cat([number, *lowest], 1)
+    tied = (every - best.values[:, k - 1, None]).abs() <= traced.reach
+    # A code may have come both ways, so k different ones are among 2k.
+    low = numbers.gather(1, _lowest(numbers, tied, 2 * k, codes))
+    # Ascending, so that a stable sort keeps the lowest index first.
+    chosen = torch.cat([number.gather(1, best.indices), low], 1).sort(dim=1).values
+    again = torch.cat([torch.zeros_like(chosen[:, :1], dtype=torch.bool), chosen[:, 1:] == chosen[:, :-1]], 1)
+    costs = _order_costs(rows[:, None], table[chosen], traced.far).masked_fill(again, math.inf)
+    indices = chosen.gather(1, costs.argsort(dim=1, stable=True)[:, :k])
     return indices, squared_distances(rows[:, None], table[indices])
 
 
+def _lowest(numbers: Tensor, tied: Tensor, count: int, codes: int) -> Tensor:
+    """Places of the lowest numbers (..., n) below `codes` that are tied (N, n): (N, count), fewer if n is less.
+
+    Where fewer are tied, the lowest others follow.
+    """
+    rank = torch.where(tied, codes - numbers, -numbers)
+    return rank.topk(min(count, rank.shape[1]), dim=1).indices
+
+
 def _first(scores: Tensor, least: Tensor) -> Tensor:
-    """The first column of each row that is at least `least`."""
-    return (scores >= least[:, None]).to(torch.uint8).argmax(1)
+    """The first column of each row that is at least `least` (N, 1)."""
+    return (scores >= least).to(torch.uint8).argmax(1)

@@ -266,6 +266,34 @@ def test_compiled_search_decides_ties_like_brute_force() -> None:
     assert compiled(rows, table).tolist() == exact_codes(rows, table)
 
 
+def repeating_tables() -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(7)
+    some, more = torch.randn(40, 4, generator=draw), torch.randn(700, 4, generator=draw)
+    return {
+        "a few": some[:3].repeat(8, 1),
+        "in several parts": some.repeat(40, 1),
+        "pairs": more.repeat(2, 1)[torch.randperm(1400, generator=draw)],
+        "one code": torch.zeros(60, 4),
+        "runs of one code": torch.cat([some, torch.zeros(600, 4), some + 1, torch.zeros(600, 4)]),
+        "different ones as near": torch.randint(-1, 2, (1500, 4), generator=draw).float(),
+        "no duplicates": some,
+    }
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 24])
+@pytest.mark.parametrize("name", repeating_tables())
+def test_compiled_candidates_are_those_of_brute_force(name: str, k: int) -> None:
+    table = repeating_tables()[name]
+    whole = torch.randint(-2, 3, (10, 4)).float()
+    rows = torch.cat([torch.randn(20, 4), torch.randn(10, 4) * 1e-3, whole, table[:3]])
+    distances = torch.stack([squared_distances(row, table) for row in rows])
+    expected = distances.argsort(dim=1, stable=True)[:, :k]
+    torch.compiler.reset()
+    codes, costs = torch.compile(nearest_k, backend="eager", fullgraph=True)(rows, table, k)
+    assert codes.tolist() == expected.tolist() == nearest_k(rows, table, k)[0].tolist()
+    assert torch.equal(costs, distances.gather(1, expected))
+
+
 @pytest.mark.parametrize("extent", [1e-23, 1e20])
 def test_compiled_search_is_exact_at_other_magnitudes(extent: float) -> None:
     rows, table = torch.randn(30, 8) * extent, torch.randn(600, 8) * extent
