@@ -18,7 +18,7 @@ import numpy as np
 
 from smalti.bench.exhibit import Display, Source, Tell, files_of, short, store_key
 from smalti.bench.report import Part, Pieces, Section, Table
-from smalti.bench.text import printable, token_bytes
+from smalti.bench.text import printable
 from smalti.errors import InputError
 from smalti.store import TokenStore, decode_store, encode_paths, verify
 from smalti.store.format import ERRORS
@@ -139,7 +139,7 @@ class BytesExhibit:
         start = int(len(cut.ids) * (PROGRAM_FROM if self.title == "Programs" else TEXT_FROM))
         entries = []
         for token in cut.ids[start : start + SHOWN_TOKENS].tolist():
-            data = token_bytes(self.tokenizer, token)
+            data = self.tokenizer.token_bytes(token)
             text = f"[{token}]" if data is None else data.hex() if self.title == "Programs" else printable(data)
             entries.append((text, f"token {token}"))
         where = f" from token {start:,} on" if start else ""

@@ -144,7 +144,8 @@ def own_files(folder: Path, modality: str, limit: int) -> Source:
     """
     found = find_inputs([folder], considered(modality)).inputs
     if not found:
-        raise InputError(f"{folder} holds no file with an {modality} suffix")
+        kind = "executable" if modality == "executable" else f"file with an {modality} suffix"  # known by its content
+        raise InputError(f"{folder} holds no {kind}")
     some = f"the first {limit} of {len(found)}" if len(found) > limit else str(len(found))
     return Source([each.path for each in found[:limit]], f"Files of {folder}: {some}.")
 

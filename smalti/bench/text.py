@@ -132,7 +132,7 @@ class TokenCounts:
         ids, counts = self.counts()
         shares = counts / max(self.tokens, 1)
         entropy = float(-(shares * np.log2(shares)).sum()) if len(shares) else 0.0
-        strings = [token_bytes(self.tokenizer, number) for number in ids.tolist()]
+        strings = [self.tokenizer.token_bytes(number) for number in ids.tolist()]
         lengths: Counter[int] = Counter()
         for string, count in zip(strings, counts.tolist(), strict=True):
             if string is not None:
@@ -221,14 +221,6 @@ class TextStatistics:
             ],
             "token_lengths": {str(length): count * share for length, count in self.lengths.items()},
         }
-
-
-def token_bytes(tokenizer: TextTokenizer, number: int) -> TokenString:
-    """What one id decodes to; None if it stands for nothing alone."""
-    try:
-        return tokenizer.data(np.array([number]))
-    except InputError:
-        return None
 
 
 def printable(data: bytes) -> str:

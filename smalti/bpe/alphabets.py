@@ -100,7 +100,7 @@ def alphabet_of(
     Args:
         vocab: token -> id.
         byte_level: whether the file's decoder or pre-tokenizer is ByteLevel, which is GPT-2's alphabet.
-        specials: special tokens of the file.
+        specials: special tokens of the file, in the order of their ids.
         glyphs: tokens of one character that are no bytes, though they are no special tokens either.
         kind: "plain" and "escaped" choose between the two latin-1 alphabets; "auto" looks for private-use characters.
 
@@ -112,9 +112,10 @@ def alphabet_of(
     private = sum(chr(PRIVATE + place) in vocab for place in range(BYTES))
     if kind == "plain" or (kind == "auto" and not private):
         return LATIN1 if all(character in vocab for character in LATIN1.characters) else None
-    for candidates in (specials, glyphs):
-        present = sorted({each for each in candidates if each in vocab}, key=vocab.__getitem__)
-        alphabet = escaped_latin1(present)
+    specials = list(specials)
+    known = [sorted({each for each in some if each in vocab}, key=vocab.__getitem__) for some in (specials, glyphs)]
+    for candidates in (*known, specials):
+        alphabet = escaped_latin1(candidates)
         escapes = sum(ord(character) >= PRIVATE for character in alphabet.characters)
         if escapes == private and all(character in vocab for character in alphabet.characters):
             return alphabet

@@ -22,12 +22,14 @@ class Decoding:
         replacement: the character that stands for a space; None if there is none.
         fallback: whether <0x00> to <0xFF> are bytes.
         strip: whether a space that the text begins with is taken off.
+        marks: whether that is done only if `replacement` stood for it.
     """
 
     byte_level: bool = False
     replacement: str | None = None
     fallback: bool = False
     strip: bool = False
+    marks: bool = False
 
     def tokens(
         self, vocab: Mapping[str, int], added: Iterable[Added], size: int, made: Container[int] = ()
@@ -77,7 +79,8 @@ def decoding_of(decoder: Mapping[str, Any] | None, *, byte_level: bool) -> Decod
         return Decoding(byte_level=True)
     if kind == "Metaspace":
         always = "always" if decoder.get("add_prefix_space", True) else "never"
-        return Decoding(replacement=decoder["replacement"], strip=decoder.get("prepend_scheme", always) != "never")
+        strip = decoder.get("prepend_scheme", always) != "never"
+        return Decoding(replacement=decoder["replacement"], strip=strip, marks=True)
     return _joined(steps)
 
 

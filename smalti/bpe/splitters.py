@@ -235,10 +235,13 @@ def as_array(data: Any) -> Bytes:
     """Bytes as an array, without a copy.
 
     Raises:
-        InputError: if they are an array of another type or shape.
+        InputError: if they are none, or an array of another type or shape.
     """
     if not isinstance(data, np.ndarray):
-        return np.frombuffer(data, np.uint8)
+        try:
+            return np.frombuffer(data, np.uint8)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"bytes are needed, got {type(data).__name__} ({error})") from None
     if data.dtype != np.uint8 or data.ndim != 1:
         raise InputError(f"bytes are a uint8 array of one axis, got {data.dtype} {data.shape}")
     return data

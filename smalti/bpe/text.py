@@ -79,8 +79,13 @@ class TextEngine:
 
     def __init__(self, file: File) -> None:
         self.file = file
+        refuse_dropout(file)
         model = _model(file)
-        self.steps = steps_of(file.normalizer, file.pre_tokenizer)
+        try:
+            self.steps = steps_of(file.normalizer, file.pre_tokenizer)
+            self.decoding = decoding_of(file.decoder, byte_level=self.steps.byte_level)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"a step of the file is damaged: {error!r}") from None
         if self.steps.escape and file.normalizer and any(each.normalized for each in file.added):
             raise Unsupported("added tokens that are searched in normalized text")
         if any(each.single_word for each in file.added):
@@ -94,10 +99,20 @@ class TextEngine:
         self._lengths = self.encoder.lengths.copy()
         for token, symbols in whole.items():
             self._lengths[token] = len(symbols)
-        self.decoding = decoding_of(file.decoder, byte_level=self.steps.byte_level)
         made = {*merges.base.tolist(), *merges.results.tolist(), *whole}
         self.tokens = self.decoding.tokens(model.vocab, file.added, self.size, made)
         self._search = {special: Search(file.added, special) for special in (False, True)}
+
+    @property
+    def spaced(self) -> frozenset[int]:
+        """Tokens whose space in front is one of the text's, not a mark, where the decoder takes off marks alone."""
+        written = {**self.file.model["vocab"], **{each.content: each.id for each in self.file.added}}
+        return frozenset(token for text, token in written.items() if self.decoding.marks and text.startswith(" "))
+
+    @property
+    def unknown(self) -> int | None:
+        """The token of characters without one; None if there is none, or all have one."""
+        return self._symbols.unknown
 
     def losses(self, *, special: bool = False) -> list[str]:
         """What decoding does not give back; nothing if it is exact for all bytes.
@@ -243,12 +258,16 @@ class TextEngine:
         return _Prepared(text, ends[np.diff(ends, prepend=0) > 0], found, ends[:-1], origin)
 
 
+def refuse_dropout(file: File) -> None:
+    """Raises CheckpointError if a file's ids are random."""
+    if dropout := file.model.get("dropout"):
+        raise CheckpointError(f"the file asks for dropout {dropout}, which makes ids random: set it to null")
+
+
 def _model(file: File) -> Model:
     if file.model.get("type", "BPE") != "BPE" or "merges" not in file.model:
         raise Unsupported(f"a model of type {file.model.get('type')}")
     model = Model.of(file.model)
-    if model.dropout:
-        raise CheckpointError(f"the file asks for dropout {model.dropout}, which makes ids random: set it to null")
     if model.continuing_subword_prefix or model.end_of_word_suffix:
         raise Unsupported("marks of continued or ending words")
     return model
@@ -258,6 +277,7 @@ class _Bytes:
     """Symbols of byte-level models: bytes."""
 
     forgets = False
+    unknown: int | None = None
 
     def __init__(self, model: Model) -> None:
         if not all(each in model.vocab for each in GPT2.characters):
@@ -296,6 +316,7 @@ class _Characters:
         self._table[[ord(token) for token in known]] = np.arange(len(known))
         self._symbols = symbols
         self.merges = rules(model, symbols)
+        self.unknown = None if self._unknown == NONE else int(self.merges.base[self._unknown])
 
     def whole(self, model: Model) -> dict[int, Sequence[int]]:
         known = {token: number for token, number in model.vocab.items() if self._symbols.keys() >= set(token) and token}

@@ -22,6 +22,7 @@ from smalti.bpe.vocabulary import Merges
 from smalti.errors import CheckpointError, ConfigError
 
 Pair = tuple[str, str]
+HOLES, FEW = 16, 2**20  # ids that a vocabulary may have for each of its tokens, and in any case
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,25 @@ def read(content: bytes | str) -> File:
     if not isinstance(data, dict) or not isinstance(data.get("model"), dict) or "vocab" not in data["model"]:
         raise CheckpointError("this is no tokenizer.json: it has no model with a vocab")
     names = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
+    for name in names:
+        if not isinstance(data.get(name), (dict, type(None))):
+            raise CheckpointError(f"this is no tokenizer.json: its {name} is {data[name]!r}")
+    _check_ids(data["model"]["vocab"])
     try:
         added = _added(data.get("added_tokens") or [], data["model"]["vocab"])
     except (TypeError, KeyError) as error:
         raise CheckpointError(f"this is no tokenizer.json: its added tokens are damaged ({error})") from None
     return File(data["model"], added, **{name: data.get(name) for name in names}, version=data.get("version", "1.0"))
+
+
+def _check_ids(vocab: Any) -> None:
+    """Raises CheckpointError unless ids are integers that leave no vast holes, which tables would have to fill."""
+    if not isinstance(vocab, Mapping):
+        return  # a list of (token, score): places are ids
+    room = HOLES * len(vocab) + FEW
+    for token, number in vocab.items():
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < room:
+            raise CheckpointError(f"the token {token!r} has the id {number!r}; ids are integers in 0..{room - 1} here")
 
 
 def byte_merges(model: Model, alphabet: Alphabet, *, size: int = -1) -> Merges:

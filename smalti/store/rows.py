@@ -120,7 +120,7 @@ class RowReader:
             yield np.concatenate(held)
 
     def _encoded(self) -> Iterator[tuple[IdArray, int, int, int]]:
-        """From the mark on: ids, where an encoder begins that gives them after so many others, where one begins then."""
+        """From the mark on: ids, where an encoder begins that gives them after so many others, where one does next."""
         start, lead = self.mark.byte, 0
         if start == self.state.size and self.part:
             return  # an encoder that gets nothing might say so in an id

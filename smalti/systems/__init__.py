@@ -140,7 +140,7 @@ def load(name_or_folder: str | Path, *, checkpoint: str | Path | None = None) ->
     elif is_folder(name_or_folder):
         return _load_folder(Path(name_or_folder))
     elif os.path.isfile(name_or_folder) and os.fspath(name_or_folder).endswith(".json"):
-        return load_official("tokenizer-json", name_or_folder)
+        return load_official(_kind_of_json(Path(name_or_folder)), name_or_folder)
     elif os.path.exists(name_or_folder):
         raise InputError(
             f"{str(name_or_folder)!r} is not a saved Smalti folder. An official file needs its system's name: "
@@ -199,6 +199,13 @@ def entry_class(record: Record) -> Any:
         )
     module, _, name = record.entry.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _kind_of_json(path: Path) -> str:
+    """The record that reads a tokenizer.json: one of bytes that are written as characters needs bytes given so."""
+    from smalti.text.binary_bpe import is_of_bytes
+
+    return "binary-bpe" if is_of_bytes(path.read_bytes()) else "tokenizer-json"
 
 
 # --- where things are ------------------------------------------------------------------------------------------------

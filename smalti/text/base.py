@@ -131,13 +131,22 @@ class TextTokenizer(Tokenizer):
         """The bytes of one sample's ids.
 
         Raises:
-            InputError: if an id is no integer, or outside the vocabulary.
+            InputError: if they are no integers on one axis, or one is outside the vocabulary.
         """
-        if ids.dtype.kind not in "iu":
-            raise InputError(f"ids are integers, got {ids.dtype}")
+        ids = np.asarray(ids)
+        if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+            raise InputError(f"ids are integers on one axis, got {ids.dtype} {ids.shape}")
+        ids = ids if len(ids) else np.zeros(0, np.int64)
         decoder = self.stream_decoder()
         parts = [decoder.push(ids[start : start + AT_ONCE]) for start in range(0, len(ids), AT_ONCE)]
         return b"".join([*parts, decoder.finish()])
+
+    def token_bytes(self, number: int) -> bytes | None:
+        """What an id stands for within a sample; None if it stands for nothing alone."""
+        try:
+            return self.data(np.array([number]))
+        except InputError:
+            return None
 
     def count(self, data: bytes | memoryview) -> int:
         """How many tokens a sample has."""

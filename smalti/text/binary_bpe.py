@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 import smalti.config
@@ -72,6 +72,9 @@ class BinaryBPE(TextTokenizer):
         merges: the rules.
         spellings: the bytes of every id, those of special tokens their text.
         special: ids of special tokens, which decode to nothing.
+
+    Attributes:
+        stopped: why training ended, as in `smalti.bpe.trainer.Trained`; None if it was not here that it ended.
     """
 
     class Config(TextTokenizer.Config):
@@ -98,6 +101,15 @@ class BinaryBPE(TextTokenizer):
         glyphs: bool = False
         whitespace: Whitespaces = Whitespaces()
         padded: bool = True
+
+        @model_validator(mode="after")
+        def _specials_differ(self) -> Self:
+            names = [*SPECIALS, *self._glyphs]
+            for special in self.specials:
+                if special in names:
+                    raise ValueError(f"specials hold {special!r}, which there is already")
+                names.append(special)
+            return self
 
         @classmethod
         def tiny(cls) -> Self:
@@ -140,6 +152,7 @@ class BinaryBPE(TextTokenizer):
 
     def __init__(self, config: Config, merges: Merges, spellings: Spellings, special: Sequence[int]) -> None:
         self.config = config
+        self.stopped: str | None = None
         self._hold(merges, spellings, special)
 
     def _hold(self, merges: Merges, spellings: Spellings, special: Sequence[int]) -> None:
@@ -176,7 +189,9 @@ class BinaryBPE(TextTokenizer):
             ConfigError: if the vocabulary is too small for its reserved tokens, or the memory is too little.
         """
         config, reserved = self.config, self.config.reserved()
-        taken = reserved[len(SPECIALS) + BYTES :]
+        # A learned token may also not be written in GPT-2's alphabet as a special token's text is.
+        written = [GPT2.data(text) for text in (*SPECIALS, *config.specials) if GPT2.holds(text)]
+        taken = [*reserved[len(SPECIALS) + BYTES :], *written]
         trained = train(
             self._segments(several(samples)), reserved[len(SPECIALS) : len(SPECIALS) + BYTES], config.training,
             base=np.arange(len(SPECIALS), len(SPECIALS) + BYTES), learned=len(reserved), taken=[*reserved[:7], *taken],
@@ -188,6 +203,7 @@ class BinaryBPE(TextTokenizer):
         if config.padded:
             spelled += padding(spelled, config.training.vocab - len(spelled))
         self._hold(trained.merges, Spellings.of(spelled), config.special_ids())
+        self.stopped = trained.stopped
         return self
 
     def smaller(self, vocab: int) -> BinaryBPE:
@@ -369,6 +385,22 @@ class _Decoding(StreamDecoder):
 
     def finish(self) -> bytes:
         return b""
+
+
+def is_of_bytes(content: bytes) -> bool:
+    """Whether a tokenizer.json spells every byte as the character of its value, as published vocabularies do.
+
+    `tokenizers` has to be given bytes as such characters, which files with steps before the model do not expect.
+    """
+    try:
+        file = tokenizer_json.read(content)
+        vocab = file.model["vocab"]
+        if file.model.get("type", "BPE") != "BPE" or file.normalizer is not None or file.pre_tokenizer is not None:
+            return False
+        specials = [each.content for each in sorted(file.added, key=lambda each: each.id)]
+        return alphabet_of(vocab, byte_level=False, specials=specials, glyphs=GLYPHS) is not None
+    except CheckpointError:
+        return False  # whoever reads it says what is wrong
 
 
 def padding(present: Iterable[bytes], wanted: int) -> list[bytes]:

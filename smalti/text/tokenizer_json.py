@@ -9,7 +9,7 @@ post-processor) is no part of the text. Text that spells a special token is text
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -22,7 +22,7 @@ from smalti.bpe import Merges, tokenizer_json
 from smalti.bpe.alphabets import GPT2
 from smalti.bpe.pretokenizers import Opening, Unsupported
 from smalti.bpe.spelling import Spellings
-from smalti.bpe.text import Encoded, TextEngine
+from smalti.bpe.text import Encoded, TextEngine, refuse_dropout
 from smalti.errors import CheckpointError, InputError, require
 from smalti.text.base import IdArray, Sample, StreamDecoder, StreamEncoder, TextTokenizer, as_bytes
 
@@ -104,6 +104,15 @@ class JsonTokenizer(TextTokenizer):
     def lossless(self) -> bool:
         return not self.losses
 
+    @property
+    def unknown(self) -> int | None:
+        return self._engine.unknown
+
+    def token_bytes(self, number: int) -> bytes | None:
+        if not isinstance(self._engine, TextEngine):
+            return super().token_bytes(number)
+        return self._engine.tokens[number] if 0 <= number < self._engine.size else None
+
     # --- what users call beside encode and decode --------------------------------------------------------------------
 
     def offsets(self, text: Sample) -> Any:
@@ -150,7 +159,7 @@ class JsonTokenizer(TextTokenizer):
 
     def stream_decoder(self) -> StreamDecoder:
         if isinstance(self._engine, TextEngine):
-            return _Joining(Spellings.of(self._engine.tokens), self._engine.decoding.strip)
+            return _Joining(Spellings.of(self._engine.tokens), self._engine.decoding.strip, self._engine.spaced)
         return _Gathering(self._engine)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -200,6 +209,8 @@ class _Foreign:
         self._tokenizer.no_truncation()
         self.size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._why = why
+        unknown = file.model.get("unk_token")
+        self.unknown = file.model.get("unk_id") if unknown is None else self._tokenizer.token_to_id(unknown)
 
     def losses(self, *, special: bool = False) -> list[str]:
         return [f"whatever `tokenizers` leaves out, which does this file ({self._why})"]
@@ -220,6 +231,7 @@ class _Foreign:
 
 def _engine(wanted: str, file: tokenizer_json.File, content: bytes) -> tuple[TextEngine | _Foreign, str]:
     """The engine of a file, and why it is not Smalti's."""
+    refuse_dropout(file)
     if wanted == "tokenizers":
         return _Foreign(file, content, "the configuration"), "the configuration asks for it"
     try:
@@ -272,13 +284,14 @@ class _Encoding(StreamEncoder):
 class _Joining(StreamDecoder):
     """Joins the bytes of tokens."""
 
-    def __init__(self, spellings: Spellings, strip: bool) -> None:
-        self._spellings, self._strip = spellings, strip
+    def __init__(self, spellings: Spellings, strip: bool, spaced: Container[int]) -> None:
+        self._spellings, self._strip, self._spaced = spellings, strip, spaced
 
     def push(self, ids: IdArray) -> bytes:
         data = self._spellings.join(ids)
         if self._strip and data:
-            self._strip, data = False, data.removeprefix(b" ")
+            self._strip = False
+            return data if int(ids[0]) in self._spaced else data.removeprefix(b" ")
         return data
 
     def finish(self) -> bytes:

@@ -17,7 +17,7 @@ from smalti.bpe import Training
 from smalti.bpe.splitters import EntropyFilter, NullDelimited
 from smalti.errors import CheckpointError, ConfigError, InputError
 from smalti.systems import load
-from smalti.text.binary_bpe import GLYPHS, SPECIALS, BinaryBPE, Whitespaces, padding
+from smalti.text.binary_bpe import GLYPHS, SPECIALS, BinaryBPE, Whitespaces, is_of_bytes, padding
 from smalti.tokens import Tokens
 
 
@@ -62,7 +62,7 @@ class TestBytes:
         with pytest.raises(InputError, match="id 900 at 1"):
             TRAINED.data(np.array([5, 900]))
 
-    @pytest.mark.parametrize("ids", [np.array([8.0]), np.array([True]), np.zeros(0)])
+    @pytest.mark.parametrize("ids", [np.array([8.0]), np.array([True]), np.array([[8]]), 8])
     def test_ids_that_are_no_integers_are_refused(self, ids: Any) -> None:
         with pytest.raises(InputError, match="ids are integers"):
             TRAINED.data(ids)
@@ -223,6 +223,23 @@ class TestFiles:
         data = executable(3, 2_000)
         assert np.array_equal(tokenizer.ids(data), TRAINED.ids(data))
         assert "tokenizer-json" in caplog.text
+
+    def test_bytes_keep_their_tokens_where_a_special_token_is_spelled_as_one(self) -> None:
+        data = json.loads(TRAINED.to_json("latin-1"))
+        token = data["model"]["vocab"]["\xab"]
+        data["added_tokens"].append({**data["added_tokens"][0], "id": token, "content": "\xab"})
+        loaded = BinaryBPE.from_json(json.dumps(data).encode())
+        assert loaded.data(loaded.ids(b"\xab\0q")) == b"\xab\0q"
+
+    def test_a_file_of_bytes_is_known_as_one(self, tmp_path: Path) -> None:
+        data = executable(11, 20_000)
+        for alphabet in ("latin-1", "gpt2"):
+            path = tmp_path / f"{alphabet}.json"
+            path.write_bytes(TRAINED.to_json(alphabet))  # type: ignore[arg-type]
+            loaded = load(path)
+            assert type(loaded).__name__ == ("BinaryBPE" if alphabet == "latin-1" else "JsonTokenizer")
+            assert loaded.data(loaded.ids(data)) == data
+        assert not is_of_bytes(b"no json")
 
     def test_a_folder_without_a_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"holds no tokenizer\.json"):

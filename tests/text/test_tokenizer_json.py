@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import smalti
 from smalti.errors import CheckpointError, InputError
+from smalti.store.rows import RowReader
+from smalti.store.shard import Span
 from smalti.testing.text import check_text, check_text_tokenizer
 from smalti.text.tokenizer_json import JsonTokenizer
 from tests.bpe.test_text import CORPUS, samples, trained
@@ -114,11 +118,87 @@ def test_a_path_loads_and_a_saved_folder_holds_the_file(tmp_path: Path) -> None:
         JsonTokenizer.from_files(tmp_path / "saved" / "config.json")
 
 
-def test_files_that_can_not_be_repeated_are_refused() -> None:
+@pytest.mark.parametrize("engine", ["auto", "smalti", "tokenizers"])
+def test_files_that_can_not_be_repeated_are_refused(engine: Any) -> None:
     data = json.loads(trained("bytes", "gpt2").to_str())
     data["model"]["dropout"] = 0.1
     with pytest.raises(CheckpointError, match="dropout"):
-        JsonTokenizer(JsonTokenizer.Config(), json.dumps(data).encode())
+        JsonTokenizer(JsonTokenizer.Config(engine=engine), json.dumps(data).encode())
+
+
+def test_damaged_files_are_refused_by_name() -> None:
+    data = json.loads(trained("bytes", "gpt2").to_str())
+    vocab = data["model"]["vocab"]
+    for change, message in (
+        ({"pre_tokenizer": {"type": "Split"}}, "step of the file is damaged"),
+        ({"normalizer": {"type": "Sequence"}}, "step of the file is damaged"),
+        ({"pre_tokenizer": "x"}, "pre_tokenizer is 'x'"),
+        *(
+            ({"model": {**data["model"], "vocab": {**vocab, "zz": number}}}, f"'zz' has the id {number!r}")
+            for number in ("7", -5, 10**9, True, None)
+        ),
+    ):
+        with pytest.raises(CheckpointError, match=re.escape(message)):
+            JsonTokenizer(JsonTokenizer.Config(), json.dumps({**data, **change}).encode())
+
+
+def test_an_added_token_that_is_spelled_as_a_byte_leaves_that_byte_alone() -> None:
+    theirs = tokenizers.Tokenizer.from_str(trained("bytes", "gpt2").to_str())
+    theirs.add_tokens([tokenizers.AddedToken("\u00e9", normalized=False)])  # the id of the byte 0xE9
+    ours = JsonTokenizer(JsonTokenizer.Config(), theirs.to_str().encode())
+    for text in ("頁", "caf\u00e9 頁"):
+        assert ours.ids(text.encode()).tolist() == theirs.encode(text, add_special_tokens=False).ids
+        back = ours.data(ours.ids(text.encode())).decode("utf-8", "replace")
+        assert back == theirs.decode(ours.ids(text.encode()).tolist(), skip_special_tokens=False)
+    assert ours.losses == ["the added tokens '\u00e9', which decode to something else"]
+    fallback = tokenizer("text", "gemma", '{"byte_fallback": true}', special=True)
+    assert any("<0x41>" in loss for loss in fallback.losses)
+    assert not tokenizer("text", "gemma", '{"byte_fallback": true}').losses[1:]
+
+
+def test_only_marks_of_spaces_are_taken_off_where_the_decoder_knows_marks() -> None:
+    theirs = tokenizers.Tokenizer.from_str(trained("text", "metaspace always").to_str())
+    theirs.add_tokens([tokenizers.AddedToken(" ", normalized=False)])
+    ours = JsonTokenizer(JsonTokenizer.Config(), theirs.to_str().encode())
+    for text in (" ", " the", "the the"):
+        ids = theirs.encode(text, add_special_tokens=False).ids
+        assert ours.ids(text.encode()).tolist() == ids
+        assert ours.data(np.array(ids)).decode() == theirs.decode(ids, skip_special_tokens=False)
+
+
+def test_what_is_unknown_is_named() -> None:
+    assert tokenizer("text", "plain").unknown == 0 and unigram().unknown == 0
+    assert tokenizer("text", "plain", '{"byte_fallback": true}').unknown is None
+    assert tokenizer("bytes", "gpt2").unknown is None
+
+
+def test_tokens_keep_the_space_that_decoding_takes_off_a_text() -> None:
+    ours = tokenizer("text", "metaspace first")
+    spelled = [ours.token_bytes(token) for token in ours.ids(b"the the").tolist()]
+    assert b"".join(filter(None, spelled)) == b" the the"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("bytes", "prefix"), ("text", "metaspace first"), ("text", "llama2")])
+def test_text_with_a_space_in_front_is_stored_in_parts(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its encoder can't begin anew inside, so every row is found again from the beginning."""
+    monkeypatch.setattr("smalti.text.tokenizer_json.BLOCK", 100)
+    ours, path = tokenizer(kind, name, '{"byte_fallback": true}' if kind == "text" else "{}"), tmp_path / "text"
+    path.write_bytes(" ".join(CORPUS * 3).encode())
+    ids = ours.ids(path.read_bytes())
+    encoder = ours.stream_encoder()
+    assert len(encoder.push(path.read_bytes()[:2000])) > 100 and encoder.position == 0
+    rows = RowReader(ours, path, 64, block=150)
+    marks, found = [], []
+    for row in rows:
+        found.append(row)
+        marks.append((rows.part, rows.mark))
+    assert np.concatenate(found).tolist() == ids.tolist()
+    for part, mark in marks[:-1:5]:
+        after = Span(0, part, mark.byte, mark.skip, rows.state.size, rows.state.mtime_ns)
+        rest = np.concatenate(list(RowReader(ours, path, 64, block=150, after=after)))
+        assert rest.tolist() == ids[64 * part :].tolist()
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "llama3", "o200k", "no regex"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from smalti.text.binary_bpe import BinaryBPE, Whitespaces
 from tests.parity.golden import Case
 
 UNBOUNDED = 2**31 - 1
+STOPPED = {"vocab": "TargetVocabReached", "rare": "NoEligiblePairs"}  # those of the cases that we have seen
+SHORT, LONG = 16, 32  # bytes of a token, by default
 
 
 def run(case: Case) -> dict[str, Any]:
@@ -21,7 +25,7 @@ def run(case: Case) -> dict[str, Any]:
     training = Training(
         vocab=config["target_vocab_size"],
         min_count=config["min_frequency"],
-        longest=config.get("max_token_length") or UNBOUNDED,
+        longest=config["max_token_length"] or UNBOUNDED if "max_token_length" in config else longest(config),
         max_merges=config.get("max_merge_iterations"),
         patience=config.get("plateau_patience"),
     )
@@ -47,20 +51,28 @@ def run(case: Case) -> dict[str, Any]:
         "test_ids": ids,
     }
     found: dict[str, Any] = {name: as_tensor(value) for name, value in given.items()}
-    return {**found, "json/vocab_size": tokenizer.vocab[0]}
+    found["json/vocab_size"] = tokenizer.vocab[0]
+    if tokenizer.stopped in STOPPED:
+        found["json/stop_reason"] = STOPPED[tokenizer.stopped]
+    return found
 
 
 def splitter(name: str, keep: float) -> Splitter:
-    """The official preprocessor of a name."""
+    """The official preprocessor of a name, as the command line or the code spells it, or shorter."""
     known = {
         "none": Whole(keep=keep),
         "null": NullDelimited(keep=keep),
-        "null-delimited": NullDelimited(keep=keep),
-        "ascii-whitespace": Whitespace(keep=keep),
-        "whitespace": Whitespace(keep=keep),
-        "unicode-whitespace": Whitespace(keep=keep, unicode=True),
+        "ascii": Whitespace(keep=keep),
+        "": Whitespace(keep=keep),
+        "unicode": Whitespace(keep=keep, unicode=True),
     }
-    return known[name]
+    return known[re.sub(r"[-_ ]|delimited|whitespace", "", name.lower())]
+
+
+def longest(config: Mapping[str, Any]) -> int:
+    """The default of the official trainer: shorter tokens where it splits at white space."""
+    split = isinstance(splitter(config["preprocessor"], 1.0), Whitespace)
+    return SHORT if split else LONG
 
 
 def as_tensor(array: Any) -> Tensor:
