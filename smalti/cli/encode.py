@@ -90,10 +90,13 @@ def command(
             recipe={name: value for name, value in choices.items() if value is not None},
             shard_size=shard_size, shard_bytes=shard_bytes, recursive=recursive, glob=glob, report=report,
         )  # fmt: skip
+    losses = list(getattr(model, "losses", ()))  # pictures and sounds have their measures
     if as_json:
-        print_json({**asdict(done), "model_share": done.model_share, "store": str(out)})
+        print_json({**asdict(done), "model_share": done.model_share, "store": str(out), "losses": losses})
     else:
         _summarise(done, out, in_bytes)
+        if losses:
+            console().print(f"decoding will not give back {'; '.join(losses)}", style="yellow", markup=False)
     if done.without_codes:
         raise typer.Exit(1)
     if not done.encoded and not done.already:

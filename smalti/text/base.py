@@ -76,12 +76,14 @@ class TextTokenizer(Tokenizer):
     Attributes:
         codeless_fields: fields of Config that decide no code.
         vocab: the number of ids, as a tuple of one slot.
+        losses: what decoding does not give back, in words.
     """
 
     modality: ClassVar[str] = "text"
     outputs: ClassVar[tuple[str, ...]] = ("bytes", "text")
     codeless_fields: ClassVar[tuple[str, ...]] = ()
     vocab: tuple[int]
+    losses: Sequence[str] = ()
 
     # --- what a system fills in --------------------------------------------------------------------------------------
 

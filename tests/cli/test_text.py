@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,16 @@ def test_a_suffix_is_refused_for_text(smalti: Smalti, store: Path, tmp_path: Pat
 def test_a_folder_without_text_is_code_2(smalti: Smalti, pictures: Path, runs: Path, tmp_path: Path) -> None:
     ran = smalti("encode", pictures, "-o", tmp_path / "store", "-t", runs)
     assert ran.code == 2 and "3 files were skipped, which are not text" in ran.err
+
+
+def test_encoding_says_what_will_not_come_back(smalti: Smalti, texts: Path, tmp_path: Path) -> None:
+    vocab = {"[UNK]": 0, "the": 1}
+    file = {"model": {"type": "BPE", "vocab": vocab, "merges": [], "unk_token": "[UNK]"}, "decoder": {"type": "Fuse"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(file))
+    given = ("encode", texts, "-r", "-t", tmp_path / "tokenizer.json")
+    ran = smalti(*given, "-o", tmp_path / "store")
+    assert ran.code == 0 and "decoding will not give back characters without a token" in ran.out
+    assert smalti(*given, "-o", tmp_path / "other", "--json").json["losses"] == ["characters without a token"]
 
 
 def test_bench_says_where_text_is_measured(smalti: Smalti, texts: Path, runs: Path) -> None:

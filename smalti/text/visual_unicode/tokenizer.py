@@ -116,13 +116,18 @@ class VisualUnicode(TextTokenizer):
 
     def _take(self, vocabulary: UnicodeVocabulary) -> None:
         self.vocabulary = vocabulary
+        lost = {
+            "characters without a token": self.config.on_unk == "unk",
+            "special tokens": not self.config.keep_specials,
+        }
+        self.losses = [loss for loss, present in lost.items() if present]
         self.rules = Rules(vocabulary, self.config.on_unk, self.config.match_specials)
         self.vocab = (self.rules.size,)
         self.__dict__.pop("_texts", None)
 
     @property
     def lossless(self) -> bool:
-        return self.config.on_unk != "unk" and self.config.keep_specials
+        return not self.losses
 
     @property
     def unknown(self) -> int | None:
