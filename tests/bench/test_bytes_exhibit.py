@@ -13,6 +13,7 @@ from smalti.bench.exhibit import Display, Source
 from smalti.errors import InputError
 from smalti.store import TokenStore
 from smalti.text.base import IdArray, StreamDecoder, StreamEncoder
+from smalti.text.equal_info import Counts, EqualInfoTokenizer
 from tests.text.runs import RunDecoder, RunEncoder, RunTokenizer
 
 FILES = {"poem.txt": b"aaaa <b>\n" * 40, "empty.txt": b"", "bytes.bin": bytes(range(256)) * 3}
@@ -119,6 +120,18 @@ def test_what_comes_back_changed_is_said(source: Source, tmp_path: Path) -> None
         "every byte",
         "with losses",
     ]
+
+
+def test_tokens_that_mean_nothing_alone_are_numbers(source: Source, tmp_path: Path) -> None:
+    tokenizer = EqualInfoTokenizer.Config(bits=32, token_bits=16, model=Counts(order=1)).build().fit([b"aaaa <b>"])
+    exhibit = exhibit_of(tokenizer, "wide", source, tmp_path / "out")
+    display = exhibit.display(lambda doing: None)
+    assert not display.problems and f">[{tokenizer.ids(FILES['poem.txt'])[0]}]</span>" in display.section.html()
+
+
+def test_empty_files_alone_have_no_mean(source: Source, tmp_path: Path) -> None:
+    display = shown(RunTokenizer, Source(source.paths[1:2], "Nothing."), tmp_path / "out")
+    assert not display.cards and display.comparison.rows[0][3] == "0.00"
 
 
 def test_files_that_are_refused_are_named(source: Source, tmp_path: Path) -> None:
