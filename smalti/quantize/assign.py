@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from smalti.errors import InputError
 from smalti.quantize.base import Alphabet, Noise, refuse_nan, without_gradient
 
-LOGITS = 2**22  # held at once
+# Held at once: 32 MiB, because memory from that size on goes back to the system where it is freed. Smaller pieces are
+# kept, cut up by what is asked for between two of them, and pile up.
+LOGITS = 2**23
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -39,19 +44,54 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Logits:
+    """What a network says of every code for every row, computed a few rows at a time, whenever it is asked for.
+
+    Args:
+        network: maps latents (rows, dim) to (rows, codes).
+        x: (rows, dim).
+        codes: how many the network knows.
+    """
+
+    network: nn.Module
+    x: Tensor
+    codes: int
+
+    def spans(self) -> Iterator[slice]:
+        """Rows whose logits fill the buffer."""
+        size = -(-LOGITS // self.codes)
+        for start in range(0, len(self.x), size):
+            yield slice(start, start + size)
+
+    def mean(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """The mean over rows of a function of their logits, (n, codes) -> (n,), computed again in the backward pass."""
+
+        def total(x: Tensor) -> Tensor:
+            return function(self.network(x)).sum()
+
+        return torch.stack([recomputed(total, self.x[span]) for span in self.spans()]).sum() / len(self.x)
+
+
+def recomputed(function: Callable[..., R], *arguments: object) -> R:
+    """A function whose intermediate values are computed again in the backward pass instead of kept."""
+    result: R = checkpoint(function, *arguments, use_reentrant=False)
+    return result
+
+
+@dataclass(frozen=True)
 class Assigned:
     """What latents were assigned.
 
     Args:
         codes: (rows, slots).
         vectors: (rows, dim), those of the codes.
-        logits: (rows, codes), where the method has them.
+        logits: where the method has them.
         rows: where the rows come from; set by Quantize for the terms of the loss.
     """
 
     codes: Tensor
     vectors: Tensor
-    logits: Tensor | None = None
+    logits: Logits | None = None
     rows: Rows | None = None
 
 
@@ -130,17 +170,30 @@ class Sampled(Assign):
         self.logits, self.temperature = logits, temperature
 
     def forward(self, x: Tensor, alphabet: Alphabet, noise: Noise) -> Assigned:
-        logits = self.logits(x)
+        logits = self._all(x, alphabet)
         if not self.training:
             codes = self.decide(x, alphabet)
             return Assigned(codes, alphabet.lookup(codes), logits)
-        gumbel = noise.get("gumbel")
+        table, gumbel = alphabet.codebooks()[0], noise.get("gumbel")
+        codes = torch.empty(len(x), 1, dtype=torch.int64, device=x.device)
+        vectors = [x.new_zeros(0, table.shape[1])]
+        for span in logits.spans():
+            found, mean = recomputed(self._draw, x[span], table, None if gumbel is None else gumbel[span])
+            codes[span] = found
+            vectors.append(mean)
+        return Assigned(codes, torch.cat(vectors), logits)
+
+    def _draw(self, x: Tensor, table: Tensor, gumbel: Tensor | None) -> tuple[Tensor, Tensor]:
+        logits = self.logits(x)
         if gumbel is None:
             gumbel = -torch.empty_like(logits).exponential_().log()
         soft = F.softmax((logits + gumbel) / self.temperature, dim=1)
         codes = soft.argmax(1, keepdim=True)
         hard = torch.zeros_like(soft).scatter_(1, codes, 1.0)
-        return Assigned(codes, (hard + soft - soft.detach()) @ alphabet.codebooks()[0], logits)
+        return codes, (hard + soft - soft.detach()) @ table
+
+    def _all(self, x: Tensor, alphabet: Alphabet) -> Logits:
+        return Logits(self.logits, x, alphabet.vocab[0])
 
     @without_gradient
     def decide(self, x: Tensor, alphabet: Alphabet) -> Tensor:
@@ -164,10 +217,7 @@ class Sampled(Assign):
         return codes[..., None], costs
 
     def _chunks(self, x: Tensor, alphabet: Alphabet) -> Iterator[tuple[slice, Tensor]]:
-        """Logits of some of the rows at a time, so that those of all rows are never held."""
-        size = max(1, LOGITS // alphabet.vocab[0])
-        for start in range(0, len(x), size):
-            span = slice(start, start + size)
+        for span in self._all(x, alphabet).spans():
             logits = self.logits(x[span])
             refuse_nan(logits)
             yield span, logits

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smalti.errors import ConfigError
-from smalti.quantize.assign import Assigned
+from smalti.quantize.assign import Assigned, recomputed
 from smalti.quantize.base import DROPPED, Alphabet
-from smalti.quantize.soft import SOFT_BUFFER, Searched, recomputed, searched
+from smalti.quantize.soft import SOFT_BUFFER, Searched, searched
 from smalti.quantize.terms import Term
 
 

@@ -13,21 +13,23 @@ using Residual Quantization" (stochastic codes).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from smalti.errors import ConfigError
-from smalti.quantize.assign import Assign, Assigned, Nearest
+from smalti.quantize.assign import LOGITS, Assign, Assigned, Nearest
 from smalti.quantize.base import Alphabet, Noise
 from smalti.quantize.heads import Heads
 from smalti.quantize.table import Table
 
-SOFT_BUFFER = 2**22  # soft assignments held at once
+SOFT_BUFFER = LOGITS  # soft assignments held at once
+LEAST = 1e-8  # squared distance; the root has no gradient at zero
+CLAMPED = LEAST**0.5 * (1 + 1e-6)
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,11 @@ class Searched:
         if self.unit:
             return x @ self.table.t()
         squares = x.square().sum(1, keepdim=True) + self.table.square().sum(1) - 2 * x @ self.table.t()
-        return -squares.clamp(min=1e-8).sqrt()
+        return -squares.clamp(min=LEAST).sqrt()
 
     def spans(self) -> Iterator[slice]:
-        """Chunks of `x` whose scores fit the buffer."""
-        size = max(1, SOFT_BUFFER // len(self.table))
+        """Chunks of `x` whose scores fill the buffer."""
+        size = -(-SOFT_BUFFER // len(self.table))
         for start in range(0, len(self.x), size):
             yield slice(start, start + size)
 
@@ -82,11 +84,6 @@ def searched(x: Tensor, alphabet: Alphabet) -> list[Searched]:
         parts.append(Searched(piece.reshape(-1, table.dim), rows, unit, range(first, first + heads)))
         first += heads
     return parts
-
-
-def recomputed(function: Callable[..., Tensor], *arguments: object) -> Tensor:
-    """A function whose intermediate values are computed again in the backward pass instead of kept."""
-    return checkpoint(function, *arguments, use_reentrant=False)
 
 
 class Drawn(Nearest):
@@ -146,16 +143,58 @@ class Soft(Assign):
         assigned = self.choice(x, alphabet, noise)
         columns = []
         for part in searched(x, alphabet):
-            means = [recomputed(self._mean, part, part.x[span]) for span in part.spans()]
-            columns.append(torch.cat([part.x[:0], *means]).view(len(x), len(part.slots) * part.x.shape[1]))
-        soft = torch.cat(columns, 1)
-        return Assigned(assigned.codes, assigned.vectors.detach() + (soft - soft.detach()))
-
-    def _mean(self, part: Searched, x: Tensor) -> Tensor:
-        return F.softmax(part.scores(x) / self.temperature, dim=1) @ part.table
+            nothing = _SoftMean.apply(part.x, part.table, part, self.temperature)
+            columns.append(nothing.view(len(x), len(part.slots) * part.x.shape[1]))
+        return Assigned(assigned.codes, assigned.vectors.detach() + torch.cat(columns, 1))
 
     def decide(self, x: Tensor, alphabet: Alphabet) -> Tensor:
         return self.choice.decide(x, alphabet)
 
     def candidates(self, x: Tensor, alphabet: Alphabet, k: int) -> tuple[Tensor, Tensor]:
         return self.choice.candidates(x, alphabet, k)
+
+
+class _SoftMean(torch.autograd.Function):
+    """Forward: zeros. Backward: that of softmax(scores / temperature) table, a chunk of rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor, part: Searched, temperature: float) -> Tensor:
+        ctx.save_for_backward(x, table)
+        ctx.part, ctx.temperature = part, temperature
+        return torch.zeros_like(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, table = ctx.saved_tensors
+        part: Searched = ctx.part
+        to_x, to_table = torch.empty_like(x), torch.zeros_like(table)
+        squares = table.square().sum(1)
+        weights = torch.zeros_like(squares)
+        # Every chunk writes the same buffers: freed and asked for again, they pile up.
+        longest = max((len(x[span]) for span in part.spans()), default=0)
+        buffers = [x.new_empty(longest, len(table)) for _ in range(3)]
+        with torch.autocast(x.device.type, enabled=False):
+            for span in part.spans():
+                rows, upstream = x[span], gradient[span]
+                scores, p, slope = (buffer[: len(rows)] for buffer in buffers)
+                torch.mm(rows, table.t(), out=scores)
+                if not part.unit:  # -|x - e|, as in `Searched.scores`
+                    scores.mul_(-2).add_(rows.square().sum(1, keepdim=True)).add_(squares)
+                    scores.clamp_(min=LEAST).sqrt_().neg_()
+                torch.softmax(torch.div(scores, ctx.temperature, out=slope), 1, out=p)
+                to_table.addmm_(p.t(), upstream)
+                # d softmax: p (a - <p, a>), where a is the gradient that reaches p.
+                torch.mm(upstream, table.t(), out=slope).mul_(p)
+                slope.sub_(p.mul_(slope.sum(1, keepdim=True))).div_(ctx.temperature)
+                if part.unit:
+                    torch.mm(slope, table, out=to_x[span])
+                    to_table.addmm_(slope.t(), rows)
+                    continue
+                # d -|x - e| = (e - x) / |x - e|, nothing where the distance was clamped.
+                distances = scores.neg_()
+                slope.div_(distances.masked_fill_(distances <= CLAMPED, torch.inf))
+                torch.mm(slope, table, out=to_x[span]).sub_(rows * slope.sum(1, keepdim=True))
+                to_table.addmm_(slope.t(), rows)
+                weights += slope.sum(0)
+        return to_x, to_table.sub_(table * weights[:, None]), None, None

@@ -82,5 +82,8 @@ class UniformPrior(Term):
     def __call__(self, x: Tensor, assigned: Assigned, alphabet: Alphabet) -> Tensor:
         if assigned.logits is None:
             raise ConfigError("UniformPrior needs logits: use it with assign=Sampled(...)")
-        q = F.softmax(assigned.logits, dim=1)
-        return (q * torch.log(q * q.shape[1] + 1e-10)).sum(1).mean()
+        return assigned.logits.mean(self._divergence)
+
+    def _divergence(self, logits: Tensor) -> Tensor:
+        q = F.softmax(logits, dim=1)
+        return (q * torch.log(q * q.shape[1] + 1e-10)).sum(1)

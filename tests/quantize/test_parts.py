@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -263,3 +265,51 @@ def test_candidates_of_gumbel_are_its_largest_logits(monkeypatch: pytest.MonkeyP
     assert torch.allclose(margin, logits.values[:, 0] - logits.values[:, 1], atol=1e-5)
     with pytest.raises(InputError, match="k must be in"):
         quantizer.candidates(z, 31)
+
+
+@pytest.mark.parametrize("logits", [2**23, 90])
+def test_gumbel_learns_in_chunks_as_from_the_whole_softmax(logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smalti.quantize.assign.LOGITS", logits)
+    torch.manual_seed(0)
+    quantizer = create("gumbel", dim=4, codes=30, temperature=0.7, kl_weight=0.3).train()
+    z, upstream, noise = torch.randn(1, 50, 4, requires_grad=True), torch.randn(50, 4), torch.randn(50, 30)
+    sizes: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = quantizer(z, noise={"gumbel": noise})
+    assert max(sizes) <= 50 * 30 if logits == 2**23 else max(sizes) <= 4 * 30  # noise is given; nothing else is kept
+    parameters = [z, *quantizer.parameters()]
+    ours = torch.autograd.grad((out.z[0] * upstream).sum() + out.loss, parameters)
+    rows = quantizer.codebooks()[0]
+    scores = quantizer.assign.logits(z[0])  # type: ignore[operator, union-attr]
+    soft = ((scores + noise) / 0.7).softmax(1)
+    codes = soft.argmax(1)
+    q = scores.softmax(1)
+    divergence = 0.3 * (q * (q * 30).log()).sum(1).mean()
+    vectors = (F.one_hot(codes, 30) + soft - soft.detach()) @ rows
+    assert torch.equal(out.codes[0, :, 0], codes)
+    assert torch.allclose(out.z[0], vectors, atol=1e-6) and torch.allclose(out.loss, divergence, atol=1e-6)
+    theirs = torch.autograd.grad((vectors * upstream).sum() + divergence, parameters)
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", ["gumbel", "gumbel-straight-through"])
+def test_soft_training_needs_no_more_memory_for_more_rows(name: str) -> None:
+    program = f"""
+import resource, torch
+from smalti.quantize import create
+torch.set_num_threads(1)
+quantizer = create({name!r}, dim=4, codes=2**14)
+peaks = []
+for rows in (1024, 2048):  # whole chunks; each matrix of 1024 rows and all codes has 64 MiB
+    out = quantizer(torch.randn(1, rows, 4, requires_grad=True))
+    (out.z.sum() + out.loss).backward()
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peaks[1] - peaks[0])
+"""
+    grown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert float(grown) < 64

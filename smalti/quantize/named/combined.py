@@ -43,9 +43,19 @@ def vq_vla(
 
     No dead code is replaced, as published; trained from scratch that can collapse, which `expire` = 2 prevents.
     """
-    options = {"decay": decay, "kmeans_iterations": kmeans_iterations, "expire": expire}
-    made = [ema(dim, codes, rotation=True, commitment_weight=commitment_weight, **options) for _ in range(levels)]
-    return Residual(made, estimator="levels")
+
+    def level() -> Quantizer:
+        return ema(
+            dim,
+            codes,
+            rotation=True,
+            decay=decay,
+            kmeans_iterations=kmeans_iterations,
+            expire=expire,
+            commitment_weight=commitment_weight,
+        )
+
+    return Residual([level() for _ in range(levels)], estimator="levels")
 
 
 def product(dim: int, codes: int, *, parts: int, **options: Any) -> Quantizer:
