@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from smalti.errors import InputError
 
+OR_TOO_LARGE = "or are too large for float32 where they are projected"  # what a search sees of latents that overflowed
 DROPPED = -1  # the code of a masked position or a dropped level; it decodes to zero and exists only in this package
 
 BitOrder = Literal["little", "big"]
@@ -108,7 +109,11 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The k best codes, best first: codes (..., k, slots), values (..., k, dim), costs (..., k)."""
+        """The k best codes, best first: codes (..., k, slots), values (..., k, dim), costs (..., k).
+
+        Raises:
+            InputError: if there are no k codes.
+        """
 
     def members(self) -> Sequence[Quantizer]:
         """The quantizers that it is made of, whose slots it has one after another; none if it is made of none."""
@@ -192,7 +197,11 @@ class Alphabet(nn.Module, ABC):
 
     @abstractmethod
     def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k nearest of each row, best first: codes (rows, k, slots) and squared distances (rows, k)."""
+        """The k nearest of each row, best first: codes (rows, k, slots) and squared distances (rows, k).
+
+        Raises:
+            InputError: if there are no k codes.
+        """
 
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
@@ -228,7 +237,8 @@ def as_rows(z: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, Tensor | 
     """
     if z.ndim < 2 or z.shape[-1] != dim or not z.is_floating_point():
         raise InputError(f"latents must be floating, (batch, *positions, {dim}), got {z.dtype} {tuple(z.shape)}")
-    rows = z.float().reshape(-1, dim)
+    # Libraries add up the numbers of a row in another order where they lie apart.
+    rows = z.float().reshape(-1, dim).contiguous()
     if mask is None:
         return rows, None
     if mask.shape != z.shape[:-1] or mask.dtype != torch.bool:
@@ -237,10 +247,13 @@ def as_rows(z: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, Tensor | 
 
 
 def refuse_nan(x: Tensor) -> None:
-    """Raises InputError if latents hold NaN or infinity; a compiled program can't ask."""
+    """Raises InputError if latents, or what a projection made of them, hold NaN or infinity.
+
+    A compiled program can't ask.
+    """
     # A sum in float64 takes one pass, and finite float32 numbers can't overflow it.
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(x.sum(dtype=torch.float64))):
-        raise InputError("latents hold NaN or infinity")
+        raise InputError(f"latents hold NaN or infinity, {OR_TOO_LARGE}")
 
 
 def without_gradient(function: Callable[P, R]) -> Callable[P, R]:
@@ -275,6 +288,13 @@ def check_codes(codes: Tensor, vocab: tuple[int, ...]) -> None:
     if bool(wrong.any()):
         place = tuple(int(i) for i in wrong.nonzero()[0])
         raise InputError(f"code {int(codes[place])} at {place} is outside -1..{vocab[place[-1]] - 1}")
+
+
+def check_candidates(k: int, vocab: Sequence[int]) -> None:
+    """Raises InputError unless there are k codes of these vocabularies, one per slot."""
+    codes = math.prod(vocab)
+    if not 1 <= k <= codes:
+        raise InputError(f"k must be in 1..{codes}, the number of codes, got {k}")
 
 
 def count_codes(codes: Tensor, vocab: int) -> Tensor:

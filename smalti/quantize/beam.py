@@ -70,7 +70,7 @@ def search(
     Returns:
         codes (rows, paths, slots), sums of vectors (rows, paths, dim), costs (rows, paths), float64.
     """
-    size = max(1, HELD // (x.shape[1] * width * min(width, max(level.vocab[0] for level in levels))))
+    size = max(1, HELD // (x.shape[1] * width * min(width, max(_size(level) for level in levels))))
     if torch.compiler.is_compiling():  # a compiled program knows no number of rows, so none of parts
         return _search(levels, x, width, level_weights)
     parts = [_search(levels, rows, width, level_weights) for rows in x.split(size)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from smalti.errors import InputError
-from smalti.quantize.base import Alphabet, refuse_nan, without_gradient
+from smalti.quantize.base import Alphabet, check_candidates, refuse_nan, without_gradient
 from smalti.quantize.sums import folded_sum
 from smalti.quantize.vectors import Trained
 
@@ -132,8 +132,7 @@ class InContext(Alphabet):
 def _search(alphabet: Conditional, x: Tensor, context: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest codes of rows under their contexts, nearest first: (rows, k), and squared distances, float64."""
     (size,) = alphabet.vocab
-    if not 1 <= k <= size:
-        raise InputError(f"k must be in 1..{size}, the number of codes, got {k}")
+    check_candidates(k, alphabet.vocab)
     if torch.compiler.is_compiling():  # a compiled program knows no number of rows, so none of parts
         return _nearest_k(alphabet, x, context, k)
     refuse_nan(x)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from smalti.errors import ConfigError, InputError
-from smalti.quantize.base import Alphabet, Noise
+from smalti.errors import ConfigError
+from smalti.quantize.base import Alphabet, Noise, check_candidates
 from smalti.quantize.table import Table
 
 
@@ -64,6 +64,7 @@ class Heads(Alphabet):
 
     def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Costs add up over heads, so keeping the k cheapest prefixes at every head loses nothing."""
+        check_candidates(k, self.vocab)
         codes, costs = x.new_zeros(len(x), 1, 0, dtype=torch.int64), x.new_zeros(len(x), 1, dtype=torch.float64)
         tables = [table for table, count in self.runs() for _ in range(count)]
         for table, part in zip(tables, x.split(self.head_dim, 1), strict=True):
@@ -79,8 +80,6 @@ class Heads(Alphabet):
                 ],
                 2,
             )
-        if codes.shape[1] < k:
-            raise InputError(f"k must be at most the number of codes {codes.shape[1]}, got {k}")
         return codes, costs
 
     def chosen(self, codes: Tensor) -> Tensor:

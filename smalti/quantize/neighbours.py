@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import InputError
+from smalti.quantize.base import OR_TOO_LARGE, check_candidates
 from smalti.quantize.products import product, unit_roundoff
 
 CPU_BUFFER = 2**19  # float32 scores of one block: 2 MiB, which stay in cache while they are searched
@@ -175,11 +176,11 @@ def nearest_k(rows: Tensor, table: Tensor | Prepared, k: int) -> tuple[Tensor, T
     """
     if torch.compiler.is_compiling():
         codes = table.table if isinstance(table, Prepared) else _as_table(table)
+        check_candidates(k, (len(codes),))
         return _nearest_k_traced(_as_rows(rows, codes), codes, k)
     ready = table if isinstance(table, Prepared) else prepare(table)
     rows, table = _as_rows(rows, ready.table), ready.table
-    if not 1 <= k <= len(table):
-        raise InputError(f"k must be in 1..{len(table)}, the number of codes, got {k}")
+    check_candidates(k, (len(table),))
     indices = torch.empty(len(rows), k, dtype=torch.int64, device=rows.device)
     kept = min(2 * k + 8, len(table))
     for chunk in _chunks(rows, ready, len(table)):
@@ -349,7 +350,7 @@ def _shrunk(rows: Tensor, ready: Prepared) -> tuple[Tensor, Tensor, Tensor]:
     """
     bad = ~torch.isfinite(rows).all(1)
     if bool(bad.any()):
-        raise InputError(f"latents hold NaN or infinity in {int(bad.sum())} of {len(rows)} rows")
+        raise InputError(f"latents hold NaN or infinity in {int(bad.sum())} of {len(rows)} rows, {OR_TOO_LARGE}")
     z = (rows.double() - ready.centre.double()) * ready.scale.double()
     lengths = z.square().sum(1, keepdim=True).sqrt()
     factor = torch.where(lengths > 2.0**32, torch.ldexp(torch.ones_like(lengths), -torch.frexp(lengths).exponent), 1.0)

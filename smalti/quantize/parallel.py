@@ -10,13 +10,14 @@ that add up).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError
-from smalti.quantize.base import Noise, Quantized, Quantizer, as_rows, check_codes, without_gradient
+from smalti.quantize.base import Noise, Quantized, Quantizer, as_rows, check_candidates, check_codes, without_gradient
 from smalti.quantize.compose import join_terms, take
 from smalti.quantize.disentanglement import Disentanglement
 from smalti.quantize.dropout import LevelDropout
@@ -106,9 +107,10 @@ class Parallel(Quantizer):
     @without_gradient
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The k best by the sum of the parts' costs; for parts that add up, each cost is that of all of z."""
+        check_candidates(k, self.vocab)
         codes, values, costs = None, None, None
         for part, piece in zip(self.parts, self._inputs(z), strict=True):
-            options = min(k, part.vocab[0])
+            options = min(k, prod(part.vocab))
             found, vectors, cost = part.candidates(piece, options, context=context)
             if codes is None or values is None or costs is None:
                 codes, values, costs = found, vectors, cost

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import ConfigError, InputError
-from smalti.quantize.base import Alphabet, BitOrder, refuse_nan
+from smalti.quantize.base import Alphabet, BitOrder, check_candidates, refuse_nan
 from smalti.quantize.constants import in_long_runs, keep, keep_runs, kept
 from smalti.quantize.indices import strides
 
@@ -169,9 +169,11 @@ def cheapest_products(x: Tensor, tables: Sequence[Tensor], k: int) -> tuple[Tens
 
     Returns:
         places in the tables (rows, k, dim) and squared distances (rows, k), float64, best first.
+
+    Raises:
+        InputError: if the product has no k points.
     """
-    if k > prod(len(table) for table in tables):
-        raise InputError(f"k must be at most the number of codes {prod(len(table) for table in tables)}, got {k}")
+    check_candidates(k, [len(table) for table in tables])
     costs = x.new_zeros(len(x), 1, dtype=torch.float64)
     chosen = torch.zeros(len(x), 1, 0, dtype=torch.int64, device=x.device)
     for dimension, table in enumerate(tables):

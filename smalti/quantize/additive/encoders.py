@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from smalti.errors import ConfigError, InputError
+from smalti.errors import ConfigError
 from smalti.quantize.additive.energy import Energy, add_up
+from smalti.quantize.base import check_candidates, refuse_nan
 from smalti.quantize.neighbours import nearest, nearest_k, squared_distances
 
 # Rows are counted by `x.shape[0]` here: `len(x)` would fix their number while tracing.
@@ -270,10 +271,8 @@ def _check(x: Tensor, codebooks: Tensor, k: int) -> None:
     if torch.compiler.is_compiling():
         return
     levels, size, _ = codebooks.shape
-    if not 1 <= k <= size**levels:
-        raise InputError(f"k must be in 1..{size}^{levels}, the number of sums, got {k}")
-    if not bool(torch.isfinite(x).all()):
-        raise InputError("latents hold NaN or infinity")
+    check_candidates(k, (size,) * levels)
+    refuse_nan(x)
 
 
 def _options(rows: Tensor, table: Tensor, count: int) -> tuple[Tensor, Tensor]:
