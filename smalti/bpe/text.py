@@ -24,6 +24,7 @@ from smalti.bpe.compiled import kernel
 from smalti.bpe.decoders import FALLBACK, decoding_of
 from smalti.bpe.encoder import Encoder
 from smalti.bpe.pretokenizers import Opening, Unsupported, steps_of
+from smalti.bpe.spelling import Spellings
 from smalti.bpe.splitters import as_array
 from smalti.bpe.tokenizer_json import Added, File, Model, byte_merges, rules
 from smalti.bpe.trie import NONE
@@ -72,6 +73,10 @@ class TextEngine:
     Args:
         file: as `tokenizer_json.read` gives it.
 
+    Attributes:
+        tokens, spellings: the bytes of each id, before a space in front of the text is taken off.
+        spaced: tokens whose space in front is the text's, not a mark, where the decoder takes off marks alone.
+
     Raises:
         Unsupported: if any step is not one that this engine does exactly as `tokenizers`.
         CheckpointError: if the file does not fit together.
@@ -101,13 +106,10 @@ class TextEngine:
             self._lengths[token] = len(symbols)
         made = {*merges.base.tolist(), *merges.results.tolist(), *whole}
         self.tokens = self.decoding.tokens(model.vocab, file.added, self.size, made)
+        self.spellings = Spellings.of(self.tokens)
+        written = [*model.vocab.items(), *((each.content, each.id) for each in file.added)]
+        self.spaced = frozenset(token for text, token in written if self.decoding.marks and text.startswith(" "))
         self._search = {special: Search(file.added, special) for special in (False, True)}
-
-    @property
-    def spaced(self) -> frozenset[int]:
-        """Tokens whose space in front is one of the text's, not a mark, where the decoder takes off marks alone."""
-        written = {**self.file.model["vocab"], **{each.content: each.id for each in self.file.added}}
-        return frozenset(token for text, token in written.items() if self.decoding.marks and text.startswith(" "))
 
     @property
     def unknown(self) -> int | None:

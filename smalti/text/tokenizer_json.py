@@ -159,7 +159,7 @@ class JsonTokenizer(TextTokenizer):
 
     def stream_decoder(self) -> StreamDecoder:
         if isinstance(self._engine, TextEngine):
-            return _Joining(Spellings.of(self._engine.tokens), self._engine.decoding.strip, self._engine.spaced)
+            return _Joining(self._engine.spellings, self._engine.decoding.strip, self._engine.spaced)
         return _Gathering(self._engine)
 
     def tensors(self) -> dict[str, Tensor]:
