@@ -28,13 +28,13 @@ class Pairs:
     Args:
         corpus: changed by merging.
         lengths: (ids,): symbols of each token; the caller writes a token's before merging into it.
-        longest: symbols that a pair may have together.
+        sizes: symbols that a pair may have together: at most so many, and a flag for each number; all if there is none.
         least: pairs that are rarer are never merged.
         room: how many places of pairs are kept in memory.
     """
 
-    def __init__(self, corpus: Corpus, lengths: Any, longest: int, least: int, room: int) -> None:
-        self._corpus, self._lengths, self._longest, self._least = corpus, lengths, longest, least
+    def __init__(self, corpus: Corpus, lengths: Any, sizes: tuple[int, Any], least: int, room: int) -> None:
+        self._corpus, self._lengths, self._sizes, self._least = corpus, lengths, sizes, least
         self._places = np.empty(max(1, room), np.uint32)
         self._used = 0
         self._floor = 0
@@ -78,7 +78,7 @@ class Pairs:
         # Each of the new pairs reaches the floor, and every replaced pair has two neighbours.
         self._make_room(2 * self._count // max(1, self._floor) + 2)
         merged, self._used, self._heap_size, self._pairs = _merge(
-            self._corpus.tokens, left, right, token, *self._weights, self._lengths, self._longest, self._floor,
+            self._corpus.tokens, left, right, token, *self._weights, self._lengths, self._sizes, self._floor,
             self._table, self._pairs, self._heap, self._heap_size, self._places, self._used, self._seen, known,
         )  # fmt: skip
         if self._used < 0 or known:
@@ -124,7 +124,7 @@ class Pairs:
 
     def _counted(self, floor: int) -> Any:
         """(pairs, 4): those that reach a floor."""
-        tokens, scope = self._corpus.tokens, (*self._weights, self._lengths, self._longest)
+        tokens, scope = self._corpus.tokens, (*self._weights, self._lengths, self._sizes)
         share, most = SIEVE
         size = min(most, 1 << (len(tokens) // share).bit_length())
         enough = min(floor, 2**32 - 1)  # a counter holds no more
@@ -140,6 +140,13 @@ class Pairs:
 @inlined
 def _key(left: Any, right: Any) -> Any:
     return (np.int64(left) << 32) | np.int64(right)
+
+
+@inlined
+def _unfit(size: Any, sizes: Any) -> Any:
+    """Whether no token may have so many symbols."""
+    longest, fitting = sizes
+    return size > longest or (fitting.size > 0 and not fitting[size])
 
 
 @kernel
@@ -204,12 +211,12 @@ def _places_of(tokens: Any, left: int, right: int) -> Any:
 
 @kernel
 def _sift(
-    tokens: Any, owners: Any, weights: Any, weighted: bool, lengths: Any, longest: int, sieve: Any, enough: int
+    tokens: Any, owners: Any, weights: Any, weighted: bool, lengths: Any, sizes: Any, sieve: Any, enough: int
 ) -> Any:
     """Counts the pairs of a squeezed corpus roughly: those that share a counter together, and up to the floor."""
     for place in range(1, tokens.size - 1):
         left, right = tokens[place], tokens[place + 1]
-        if left < 0 or right < 0 or lengths[left] + lengths[right] > longest:
+        if left < 0 or right < 0 or _unfit(lengths[left] + lengths[right], sizes):
             continue
         counter = mix(_key(left, right)) & (sieve.size - 1)
         if sieve[counter] < enough:
@@ -219,13 +226,13 @@ def _sift(
 
 @kernel
 def _count(
-    tokens: Any, begin: int, used: int, owners: Any, weights: Any, weighted: bool, lengths: Any, longest: int,
+    tokens: Any, begin: int, used: int, owners: Any, weights: Any, weighted: bool, lengths: Any, sizes: Any,
     sieve: Any, enough: int, table: Any,
 ) -> Any:  # fmt: skip
     """Counts pairs of a squeezed corpus that may reach the floor; (where the table was full, or -1; its pairs)."""
     for place in range(begin, tokens.size - 1):
         left, right = tokens[place], tokens[place + 1]
-        if left < 0 or right < 0 or lengths[left] + lengths[right] > longest:
+        if left < 0 or right < 0 or _unfit(lengths[left] + lengths[right], sizes):
             continue
         key = _key(left, right)
         if sieve[mix(key) & (sieve.size - 1)] < enough:
@@ -288,7 +295,7 @@ def _replace(
 
 @kernel
 def _neighbours(
-    tokens: Any, places: Any, token: int, owners: Any, weights: Any, weighted: bool, lengths: Any, longest: int,
+    tokens: Any, places: Any, token: int, owners: Any, weights: Any, weighted: bool, lengths: Any, sizes: Any,
     floor: int, used: int, seen: Any,
 ) -> Any:  # fmt: skip
     """Counts the neighbours of a new token; (rows of the pairs that reach the floor, places used with theirs).
@@ -307,7 +314,7 @@ def _neighbours(
         weight = weights[owners[place]] if weighted else 1
         for side in range(2):
             other = tokens[_next(tokens, place) if side else _previous(tokens, place)]
-            if other < 0 or (other == token and side == 0) or lengths[other] + lengths[token] > longest:
+            if other < 0 or (other == token and side == 0) or _unfit(lengths[other] + lengths[token], sizes):
                 continue
             if seen[side, other, 1] == 0:
                 kinds[count, 0], kinds[count, 1] = side, other
@@ -338,7 +345,7 @@ def _index(tokens: Any, places: Any, token: int, seen: Any, out: Any) -> None:
             continue
         before = _previous(tokens, place)
         left, right = tokens[before], tokens[_next(tokens, place)]
-        # What was not counted has no count: too long pairs, and those on the left of another new token.
+        # What was not counted has no count: pairs of other sizes, and those on the left of another new token.
         if left >= 0 and seen[0, left, 0] > 0 and seen[0, left, 1] != UNINDEXED:
             out[seen[0, left, 1]] = before
             seen[0, left, 1] += 1
@@ -425,7 +432,7 @@ def _best(heap: Any, size: int, table: Any, floor: int) -> Any:
 @kernel
 def _merge(
     tokens: Any, left: int, right: int, token: int, owners: Any, weights: Any, weighted: bool, lengths: Any,
-    longest: int, floor: int, table: Any, pairs: int, heap: Any, heap_size: int, out: Any, used: int, seen: Any,
+    sizes: Any, floor: int, table: Any, pairs: int, heap: Any, heap_size: int, out: Any, used: int, seen: Any,
     known: bool,
 ) -> Any:  # fmt: skip
     """Replaces a pair and takes in the new token's pairs that reach the floor, in one call: most merges are small.
@@ -440,7 +447,7 @@ def _merge(
     merged = _replace(tokens, places, left, right, token, owners, weights, weighted, table)
     if known:
         return merged, used, heap_size, pairs
-    new, needed = _neighbours(tokens, places, token, owners, weights, weighted, lengths, longest, floor, used, seen)
+    new, needed = _neighbours(tokens, places, token, owners, weights, weighted, lengths, sizes, floor, used, seen)
     fits = needed <= out.size
     if fits:
         _index(tokens, places, token, seen, out)

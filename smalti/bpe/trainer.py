@@ -35,6 +35,7 @@ class Training(smalti.config.Config):
         vocab: ids in all, those of symbols and reserved tokens included.
         min_count: pairs that are rarer are not merged.
         longest: symbols that a token may have.
+        lengths: how many it may have, if not every number up to that.
         duplicates: what a pair becomes whose spelling is a token already: "refused" (there is no second way to make a
             token, as in `bbpe`) or "reused" (its merge makes that token, as in Hugging Face's trainer).
         patience: stop after this many merges in a row on the plateau: at most 128 occurrences, or at most 1/512 of the
@@ -45,6 +46,7 @@ class Training(smalti.config.Config):
     vocab: int = Field(16384, ge=1)
     min_count: int = Field(2, ge=1)
     longest: int = Field(16, ge=2)
+    lengths: frozenset[int] | None = None
     duplicates: Literal["refused", "reused"] = "refused"
     patience: int | None = Field(None, ge=1)
     max_merges: int | None = Field(None, ge=0)
@@ -104,7 +106,7 @@ def train(
     counts = None if weights is None else np.fromiter(weights, np.int64)
     corpus = Corpus.of(Pieces.joined([segments] if isinstance(segments, Pieces) else segments), ids, counts)
     lengths = np.ones(training.vocab, np.int64)
-    pairs = Pairs(corpus, lengths, training.longest, training.min_count, _room(corpus, memory))
+    pairs = Pairs(corpus, lengths, _sizes(training), training.min_count, _room(corpus, memory))
     chosen = _Chosen(ids, spellings, first, taken, reserved or {})
     wanted = training.vocab - first
     stopped = _run(pairs, chosen, lengths, training, allowed, wanted, report or (lambda done, total: None))
@@ -182,6 +184,14 @@ def _run(
         if training.patience is not None and flat >= training.patience:
             return "plateau"
     return "vocab"
+
+
+def _sizes(training: Training) -> tuple[int, Any]:
+    """The most symbols of a token, and which numbers of them are allowed; no flags if all are."""
+    if training.lengths is None:
+        return training.longest, np.zeros(0, np.bool_)
+    longest = min(training.longest, max(training.lengths, default=0))
+    return longest, np.array([size in training.lengths for size in range(longest + 1)], np.bool_)
 
 
 def _room(corpus: Corpus, memory: int | None) -> int:

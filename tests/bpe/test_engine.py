@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Container
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +21,7 @@ LETTERS = (b"a", b"b", b"c")
 
 
 def brute_force_training(
-    segments: list[list[int]], symbols: int, vocab: int, min_count: int, longest: int
+    segments: list[list[int]], symbols: int, vocab: int, min_count: int, lengths: Container[int]
 ) -> tuple[list[tuple[int, int]], list[int]]:
     """Counts everything anew for every merge."""
     segments = [list(segment) for segment in segments]
@@ -31,7 +32,7 @@ def brute_force_training(
         allowed = {
             pair: n
             for pair, n in count.items()
-            if n >= min_count and pair not in refused and sum(len(spelling[t]) for t in pair) <= longest
+            if n >= min_count and pair not in refused and sum(len(spelling[t]) for t in pair) in lengths
         }
         if not allowed:
             break
@@ -142,9 +143,19 @@ class TestTraining:
         alphabet = 1 + seed % 4
         spellings = [(i,) for i in range(alphabet)]
         ours = train(segments, spellings, Training(vocab=60, min_count=1 + seed % 3, longest=longest)).merges
-        pairs, counts = brute_force_training([s.tolist() for s in segments], alphabet, 60, 1 + seed % 3, longest)
+        pairs, counts = brute_force_training(
+            [s.tolist() for s in segments], alphabet, 60, 1 + seed % 3, range(longest + 1)
+        )
         assert [tuple(pair) for pair in ours.pairs.tolist()] == pairs
         assert ours.counts.tolist() == counts
+
+    @pytest.mark.parametrize("lengths", [{2, 4, 8}, {3}, {2, 3, 5, 40}, set()])
+    def test_tokens_have_the_lengths_that_are_allowed(self, lengths: set[int]) -> None:
+        segments = [letters(seed, 150, 3) for seed in range(6)]
+        training = Training(vocab=40, min_count=1, longest=16, lengths=frozenset(lengths))
+        ours = train(segments, [(i,) for i in range(3)], training).merges
+        pairs, counts = brute_force_training([s.tolist() for s in segments], 3, 40, 1, {n for n in lengths if n <= 16})
+        assert [tuple(pair) for pair in ours.pairs.tolist()] == pairs and ours.counts.tolist() == counts
 
     def test_forgetting_rare_pairs_as_the_official_trainer_does_changes_nothing(self) -> None:
         data = np.random.default_rng(0).zipf(1.2, 60_000).clip(1, 256).astype(np.int64) - 1

@@ -26,6 +26,7 @@ def run(case: Case) -> dict[str, Any]:
         vocab=config["target_vocab_size"],
         min_count=config["min_frequency"],
         longest=config["max_token_length"] or UNBOUNDED if "max_token_length" in config else longest(config),
+        lengths=config.get("allowed_token_lengths"),
         max_merges=config.get("max_merge_iterations"),
         patience=config.get("plateau_patience"),
     )
