@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smalti.errors import ConfigError, InputError
+from smalti.errors import ConfigError, InputError, UnavailableError
 from smalti.quantize.base import Alphabet, refuse_nan
 from smalti.quantize.enumeration import Enumeration
-from smalti.quantize.neighbours import nearest_k
+from smalti.quantize.neighbours import nearest_k, squared_distances
 from smalti.quantize.scalars import MAX_SPELLED_OUT
 from smalti.quantize.sums import folded_sum
 
@@ -54,11 +54,36 @@ class Pyramid(Alphabet):
         return F.normalize(x, dim=-1)
 
     def nearest(self, x: Tensor) -> Tensor:
+        if len(self.vocab) > 1 and torch.compiler.is_compiling():
+            raise UnavailableError(
+                f"encode does not compile above 2^63 points, whose numbers are Python's: this pyramid has "
+                f"{self.enumeration.size} points"
+            )
         return self.enumeration.codes(nearest_pulses(x, self.pulses, self.search))
 
     def candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        codes, costs = nearest_k(x, self.codebooks()[0], k)
-        return codes[..., None], costs
+        """The answer of the search, then the nearest others, none of which counts as nearer than that answer.
+
+        Raises:
+            InputError: if the codebook has over 2^20 points, for more than one; exact search finds two of any number.
+        """
+        if self.enumeration.size <= MAX_SPELLED_OUT:
+            own, table = self.nearest(x), self.codebooks()[0]
+            others, _ = nearest_k(x, table, k)
+            # The answer moves to the front, or takes the place of the last where an approximate search missed all k.
+            rest = others.gather(1, (others == own).to(torch.uint8).argsort(dim=1, stable=True))[:, : k - 1]
+            codes = torch.cat([own, rest], 1)[..., None]
+        elif k == 1:
+            codes = self.nearest(x)[:, None]
+        elif k == 2 and self.search == "exact":
+            codes = self.enumeration.codes(two_nearest_pulses(x, self.pulses).flatten(0, 1)).unflatten(0, (len(x), 2))
+        else:
+            raise InputError(
+                f"of the {self.enumeration.size} points of this pyramid, which are not spelled out, "
+                f"{'two' if self.search == 'exact' else 'one'} can be found by {self.search!r} search, not {k}"
+            )
+        costs = squared_distances(x[:, None], self.lookup(codes))
+        return codes, costs.cummax(1).values
 
     def lookup(self, codes: Tensor) -> Tensor:
         dropped = (codes < 0).any(-1, keepdim=True)
@@ -110,6 +135,70 @@ def nearest_pulses(x: Tensor, pulses: int, search: Search = "exact") -> Tensor:
     found = torch.where(exact < 0, -found, found)
     first = F.one_hot(torch.zeros_like(found[:, 0]), x.shape[1]) * pulses
     return torch.where(largest > 0, found, first)
+
+
+def two_nearest_pulses(x: Tensor, pulses: int) -> Tensor:
+    """The points of the pyramid with the largest cosine and the second largest.
+
+    Args:
+        x: (rows, dim), floating.
+        pulses: k.
+
+    Returns:
+        (rows, 2, dim), int64; the first as `nearest_pulses` gives it.
+
+    Raises:
+        InputError: if a number is NaN or infinite.
+    """
+    best = nearest_pulses(x, pulses)
+    exact = x.detach().double()
+    magnitude = exact.abs()
+    largest = magnitude.amax(1, keepdim=True)
+    scaled, step = magnitude / torch.where(largest > 0, largest, 1), max(1, PAIRS_AT_ONCE // x.shape[1] ** 2)
+    pairs = zip(scaled.split(step), best.abs().split(step), strict=True)
+    second = torch.cat([_second(each, first, pulses) for each, first in pairs])
+    second = torch.where(exact < 0, -second, second)
+    return torch.stack([best, torch.where(largest > 0, second, -best)], 1)
+
+
+def _second(x: Tensor, best: Tensor, pulses: int) -> Tensor:
+    """The second best point for magnitudes x, of which `best` is the best.
+
+    As in `_exact`, the second best y minimises |y|² - 2 a <x, y> for a = |y| / cos(y) among all points but the best: at
+    this a only points with a larger cosine cost less. If the best does not cost less, y is on the walk, or as good as
+    what is. If it does, y is one move of a pulse away from it, because these costs are convex in every coordinate: were
+    y two moves away, a move from each towards the other would find a point between that is better than y. And a point
+    with a pulse of the wrong sign is worse than with the right one, so it is the best with one coordinate turned.
+    """
+    dim = x.shape[1]
+    x = x / folded_sum(x.square()).sqrt()[:, None].clamp(min=1e-300)
+    best = best.double()
+    second = _neighbour(x, best)
+    cosine, total = _cosines(x, second), folded_sum(x)
+    y, rows = _even(x, pulses), torch.arange(len(x), device=x.device)
+    while bool(len(rows)):
+        here = x[rows]
+        score = torch.where((y == best[rows]).all(1), -torch.inf, _cosines(here, y))
+        better = score > cosine[rows]
+        cosine[rows] = torch.where(better, score, cosine[rows])
+        second[rows] = torch.where(better[:, None], y, second[rows])
+        alpha, moved = _move(here, y)
+        going = alpha <= _last(cosine[rows], total[rows], pulses, dim)
+        y, rows = moved[going], rows[going]
+    return second.long()
+
+
+def _neighbour(x: Tensor, y: Tensor) -> Tensor:
+    """The best point that is one pulse away from y, or y with one coordinate turned."""
+    dim, dot, square = x.shape[1], folded_sum(x * y)[:, None], y.square().sum(1, keepdim=True)
+    taken = dot[..., None] - x[:, :, None] + x[:, None, :]
+    score = taken / (square[..., None] - 2 * y[:, :, None] + 2 * y[:, None, :] + 2).sqrt()
+    apart = ~torch.eye(dim, dtype=torch.bool, device=x.device) & (y > 0)[:, :, None]
+    score = torch.where(apart, score, -torch.inf).flatten(1)
+    turned = torch.where(y > 0, (dot - 2 * x * y) / square.sqrt(), -torch.inf)
+    found = torch.cat([score, turned], 1).argmax(1)
+    source, target = F.one_hot(found // dim % dim, dim), F.one_hot(found % dim, dim)
+    return torch.where((found < dim * dim)[:, None], y - source + target, y - 2 * target * y)
 
 
 def _l1(x: Tensor, pulses: int) -> Tensor:
@@ -168,20 +257,14 @@ def _walk(x: Tensor, pulses: int, steps: int | None) -> Tensor:
     """Args: steps: walk so many steps for all rows (compiled programs); None until every row has come to its end."""
     dim = x.shape[1]
     x = x / folded_sum(x.square()).sqrt()[:, None].clamp(min=1e-300)
-    even = torch.full_like(x, pulses // dim) + (_places(x) < pulses % dim)
+    even = _even(x, pulses)
     best, cosine = even, _cosines(x, even)
     y, rows = even, torch.arange(x.shape[0], device=x.device)
     total, taken = folded_sum(x), 0
     while (taken < steps) if steps is not None else bool(len(rows)):
         here = x[rows]
-        # A pulse goes from i to j at the a where its costs 2y+1 - 2ax are equal.
-        gain = here[:, None, :] - here[:, :, None]
-        when = (y[:, None, :] - y[:, :, None] + 1) / torch.where(gain > 0, gain, 1)
-        when = torch.where((gain > 0) & (y > 0)[:, :, None], when, torch.inf).flatten(1)
-        soonest = when.argmin(1)
-        alpha = when.gather(1, soonest[:, None])[:, 0]
+        alpha, moved = _move(here, y)
         going = alpha <= _last(cosine[rows], total[rows], pulses, dim)
-        moved = y - F.one_hot(soonest // dim, dim) + F.one_hot(soonest % dim, dim)
         y = torch.where(going[:, None], moved, y)
         score = _cosines(here, y)
         better = score > cosine[rows]
@@ -191,6 +274,24 @@ def _walk(x: Tensor, pulses: int, steps: int | None) -> Tensor:
         if steps is None:
             y, rows = y[going], rows[going]
     return best.long()
+
+
+def _even(x: Tensor, pulses: int) -> Tensor:
+    """Equal shares, what is left to the largest coordinates: the best point for a = 0, and right after it."""
+    dim = x.shape[1]
+    return torch.full_like(x, pulses // dim) + (_places(x) < pulses % dim)
+
+
+def _move(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The least a where another point is as cheap as y, and that point."""
+    dim = x.shape[1]
+    # A pulse goes from i to j at the a where its costs 2y+1 - 2ax are equal.
+    gain = x[:, None, :] - x[:, :, None]
+    when = (y[:, None, :] - y[:, :, None] + 1) / torch.where(gain > 0, gain, 1)
+    when = torch.where((gain > 0) & (y > 0)[:, :, None], when, torch.inf).flatten(1)
+    soonest = when.argmin(1)
+    moved = y - F.one_hot(soonest // dim, dim) + F.one_hot(soonest % dim, dim)
+    return when.gather(1, soonest[:, None])[:, 0], moved
 
 
 def _last(cosine: Tensor, total: Tensor, pulses: int, dim: int) -> Tensor:

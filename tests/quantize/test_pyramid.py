@@ -7,10 +7,17 @@ import itertools
 import pytest
 import torch
 
-from smalti.errors import ConfigError, InputError
+from smalti.errors import ConfigError, InputError, UnavailableError
 from smalti.quantize import create
 from smalti.quantize.enumeration import Enumeration, count, count_table, from_words, to_words
-from smalti.quantize.pyramid import Pyramid, beta_levels, directions, least_squares_gain, nearest_pulses
+from smalti.quantize.pyramid import (
+    Pyramid,
+    beta_levels,
+    directions,
+    least_squares_gain,
+    nearest_pulses,
+    two_nearest_pulses,
+)
 from smalti.testing import check_quantizer
 
 SMALL = [(dim, pulses) for dim in range(1, 6) for pulses in range(1, 7)]
@@ -85,6 +92,69 @@ def test_exact_search_finds_the_largest_cosine_of_all_points(dim: int, pulses: i
     assert bool((found.abs().sum(1) == pulses).all())
     ours = (x.double() * found).sum(1) / found.norm(dim=1)
     torch.testing.assert_close(ours, cosines.amax(1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dim", "pulses"), [(1, 3), (2, 1), (2, 7), (3, 4), (4, 6), (5, 3), (6, 2), (8, 1)])
+@pytest.mark.parametrize("kind", ["normal", "spiky", "flat", "equal", "sparse", "low"])
+def test_the_second_point_has_the_second_largest_cosine_of_all(dim: int, pulses: int, kind: str) -> None:
+    generator = torch.Generator().manual_seed(dim * 10 + pulses)
+    x = torch.randn(1000, dim, generator=generator)
+    x = {
+        "normal": x,
+        "spiky": x**5,
+        "flat": x.sign() + 0.1 * x,
+        "equal": x.sign(),
+        "sparse": x * (torch.rand(1000, dim, generator=generator) < 0.6),
+        "low": (2 * x).round(),  # many points are as good
+    }[kind]
+    points = torch.tensor(all_points(dim, pulses)).double()
+    cosines = x.double() @ (points / points.norm(dim=1, keepdim=True)).t()
+    found = two_nearest_pulses(x, pulses)
+    assert torch.equal(found[:, 0], nearest_pulses(x, pulses))
+    assert bool((found.abs().sum(-1) == pulses).all()) and bool((found[:, 0] != found[:, 1]).any(1).all())
+    ours = (x.double()[:, None] * found).sum(-1) / found.double().norm(dim=-1)
+    torch.testing.assert_close(ours, cosines.topk(2, dim=1).values, rtol=1e-12, atol=1e-12)
+
+
+def test_candidates_of_pyramids_that_are_not_spelled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = torch.randn(2, 30, 5, generator=torch.Generator().manual_seed(8))
+    quantizer = create("pyramid", dim=5, pulses=4)
+    (codes, values, costs), margin = quantizer.candidates(z, 2), quantizer.encode_with_margin(z)[1]
+    monkeypatch.setattr("smalti.quantize.pyramid.MAX_SPELLED_OUT", 10)
+    implicit = quantizer.candidates(z, 2)
+    assert torch.equal(implicit[0], codes) and torch.equal(implicit[1], values) and torch.equal(implicit[2], costs)
+    assert torch.equal(quantizer.encode_with_margin(z)[1], margin)
+    assert torch.equal(quantizer.candidates(z, 1)[0][..., 0, :], quantizer.encode(z))
+    for search, number in (("exact", 3), ("cosine", 2), ("l1", 2)):
+        with pytest.raises(InputError, match="not spelled out"):
+            create("pyramid", dim=5, pulses=4, search=search).candidates(z, number)
+
+
+@pytest.mark.parametrize(("dim", "pulses"), [(16, 24), (64, 96)])
+def test_margins_of_large_pyramids(dim: int, pulses: int) -> None:
+    quantizer = create("pyramid", dim=dim, pulses=pulses)
+    z = torch.randn(2, 6, dim, generator=torch.Generator().manual_seed(9))
+    codes, margin = quantizer.encode_with_margin(z)
+    best, values, costs = quantizer.candidates(z, 2)
+    assert torch.equal(best[..., 0, :], codes) and torch.equal(values, quantizer.decode(best))
+    assert margin.shape == codes.shape and bool((margin >= 0).all()) and bool((margin[..., 0] > 0).any())
+    unit = torch.nn.functional.normalize(z.double(), dim=-1)
+    torch.testing.assert_close(costs, (unit[..., None, :] - values.double()).square().sum(-1), rtol=0, atol=1e-6)
+
+
+def test_above_2_to_63_points_encode_says_that_it_does_not_compile() -> None:
+    quantizer = create("pyramid", dim=64, pulses=96).eval()
+
+    class Encode(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.quantizer = quantizer
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return self.quantizer.encode(z)
+
+    with pytest.raises(UnavailableError, match="above 2\\^63 points"):
+        torch.export.export(Encode(), (torch.randn(1, 2, 64),))
 
 
 @pytest.mark.parametrize(("dim", "pulses"), [(3, 4), (4, 6), (6, 2)])
