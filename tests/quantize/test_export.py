@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from smalti.quantize import Quantizer, create
-from tests.quantize.test_contract import OPTIONS
+from tests.quantize.test_contract import OPTIONS, SCALE_OPTIONS
+
+POSITIONS = {"multi-scale": (4, 4), "multi-rate": (16,)}  # of the names whose scales say how many axes there are
 
 
 class Encode(nn.Module):
@@ -28,24 +30,28 @@ class Encode(nn.Module):
 
 def named(name: str) -> Quantizer:
     torch.manual_seed(0)
-    return create(name, **OPTIONS[name]).eval()
+    return create(name, **{**OPTIONS, **SCALE_OPTIONS}[name]).eval()
 
 
-@pytest.mark.parametrize("name", sorted(OPTIONS))
+def latents(batch: int, quantizer: Quantizer, name: str) -> Tensor:
+    return torch.randn(batch, *POSITIONS.get(name, (11,)), quantizer.dim)
+
+
+@pytest.mark.parametrize("name", sorted([*OPTIONS, *SCALE_OPTIONS]))
 def test_encode_compiles_as_one_graph(name: str) -> None:
     quantizer = named(name)
-    z = torch.randn(3, 11, quantizer.dim)
+    z = latents(3, quantizer, name)
     torch.compiler.reset()
     compiled = torch.compile(quantizer.encode, backend="eager", fullgraph=True)
     assert torch.equal(compiled(z), quantizer.encode(z))
 
 
-@pytest.mark.parametrize("name", sorted(OPTIONS))
+@pytest.mark.parametrize("name", sorted([*OPTIONS, *SCALE_OPTIONS]))
 def test_encode_exports_for_any_batch(name: str) -> None:
     quantizer = named(name)
     batch = torch.export.Dim("batch", min=2, max=512)
-    program = torch.export.export(Encode(quantizer), (torch.randn(3, 11, quantizer.dim),), dynamic_shapes=({0: batch},))
-    z = torch.randn(7, 11, quantizer.dim)
+    program = torch.export.export(Encode(quantizer), (latents(3, quantizer, name),), dynamic_shapes=({0: batch},))
+    z = latents(7, quantizer, name)
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)
