@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import prod
 
 import numpy as np
@@ -356,3 +357,15 @@ def test_encode_compiles_and_exports(name: str) -> None:
     program = torch.export.export(Encode(vq), (z,), dynamic_shapes=({0: batch},))
     more = torch.randn(5, *full, vq.dim)
     assert torch.equal(program.module()(more), vq.encode(more))
+
+
+@pytest.mark.parametrize("padding", [math.nan, math.inf])
+def test_margins_of_scales_do_not_meet_what_is_masked(padding: float) -> None:
+    torch.manual_seed(0)
+    quantizer = create("multi-scale", dim=6, codes=20, sizes=(1, 2, 4)).eval()
+    z, mask = torch.randn(2, 4, 4, 6), torch.ones(2, 4, 4, dtype=torch.bool)
+    mask[1, 2:] = False
+    codes, margin = quantizer.encode_with_margin(z.masked_fill(~mask[..., None], padding), mask=mask)
+    assert torch.equal(codes, quantizer.encode(z, mask=mask))
+    assert torch.equal(margin, quantizer.encode_with_margin(z, mask=mask)[1])
+    assert bool((margin[codes < 0] == math.inf).all()) and bool((margin >= 0).all())
