@@ -143,7 +143,7 @@ class Soft(Assign):
         assigned = self.choice(x, alphabet, noise)
         columns = []
         for part in searched(x, alphabet):
-            nothing = _SoftMean.apply(part.x, part.table, part, self.temperature)
+            nothing = _SoftMean.apply(part.x, part.table, part.unit, self.temperature)
             columns.append(nothing.view(len(x), len(part.slots) * part.x.shape[1]))
         return Assigned(assigned.codes, assigned.vectors.detach() + torch.cat(columns, 1))
 
@@ -158,16 +158,16 @@ class _SoftMean(torch.autograd.Function):
     """Forward: zeros. Backward: that of softmax(scores / temperature) table, a chunk of rows at a time."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, part: Searched, temperature: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, table: Tensor, unit: bool, temperature: float) -> Tensor:
         ctx.save_for_backward(x, table)
-        ctx.part, ctx.temperature = part, temperature
+        ctx.unit, ctx.temperature = unit, temperature
         return torch.zeros_like(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, table = ctx.saved_tensors
-        part: Searched = ctx.part
+        part = Searched(x, table, ctx.unit, range(1))
         to_x, to_table = torch.empty_like(x), torch.zeros_like(table)
         squares = table.square().sum(1)
         weights = torch.zeros_like(squares)
