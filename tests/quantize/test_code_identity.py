@@ -13,7 +13,18 @@ PROJECTED = {"factorised", "dac", "mimi", "vqrae", "random-projection", "binary-
 NOT_BY_DISTANCE = {"ibq", "gumbel"}
 SUMS = {
     *("residual", "shared-residual", "sample-dropout-residual", "beam-residual", "grouped-residual", "residual-simvq"),
-    *("residual-diveq", "residual-fvq", "rq-vae", "qinco", "additive", "free-additive", "lsq", "composite"),
+    *(
+        "residual-normalised-ema",
+        "vq-vla",
+        "residual-diveq",
+        "residual-fvq",
+        "rq-vae",
+        "qinco",
+        "additive",
+        "free-additive",
+        "lsq",
+        "composite",
+    ),
 }
 
 
