@@ -280,6 +280,11 @@ def take(values: Tensor, order: Tensor) -> Tensor:
     return values.gather(-2, order[..., None].expand(*order.shape, values.shape[-1]))
 
 
+def led_by(own: Tensor, others: Tensor) -> Tensor:
+    """Codes others (..., k), nearest first, with own (..., 1) at the front: moved there, or in place of the last."""
+    return torch.cat([own, others.gather(-1, (others == own).byte().argsort(dim=-1, stable=True))[..., :-1]], -1)
+
+
 def _in_backward() -> bool:
     """Whether autograd's backward pass runs, in which a forward pass can only be a recomputation."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from smalti.errors import ConfigError, InputError, UnavailableError
 from smalti.quantize.base import Alphabet, refuse_nan
+from smalti.quantize.compose import led_by
 from smalti.quantize.enumeration import Enumeration
 from smalti.quantize.neighbours import nearest_k, squared_distances
 from smalti.quantize.scalars import MAX_SPELLED_OUT
@@ -68,11 +69,7 @@ class Pyramid(Alphabet):
             InputError: if the codebook has over 2^20 points, for more than one; exact search finds two of any number.
         """
         if self.enumeration.size <= MAX_SPELLED_OUT:
-            own, table = self.nearest(x), self.codebooks()[0]
-            others, _ = nearest_k(x, table, k)
-            # The answer moves to the front, or takes the place of the last where an approximate search missed all k.
-            rest = others.gather(1, (others == own).to(torch.uint8).argsort(dim=1, stable=True))[:, : k - 1]
-            codes = torch.cat([own, rest], 1)[..., None]
+            codes = led_by(self.nearest(x), nearest_k(x, self.codebooks()[0], k)[0])[..., None]
         elif k == 1:
             codes = self.nearest(x)[:, None]
         elif k == 2 and self.search == "exact":

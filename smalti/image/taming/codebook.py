@@ -15,6 +15,8 @@ import smalti.quantize as q
 from smalti.errors import ConfigError
 from smalti.quantize import Noise, Quantize, Quantized, Quantizer, Table, Trained
 from smalti.quantize.base import check_codes
+from smalti.quantize.compose import led_by
+from smalti.quantize.neighbours import squared_distances
 
 Unknown = Literal["nearest", "extra"] | int
 
@@ -159,9 +161,11 @@ class Remapped(Quantizer):
 
     @torch.no_grad()
     def candidates(self, z: Tensor, k: int, *, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        codes, costs = q.nearest_k(z.float().reshape(-1, self.dim), self.inner.codebooks()[0][self.used], k)
-        codes = codes.reshape(*z.shape[:-1], k, 1)
-        return codes, self.decode(codes), costs.reshape(*z.shape[:-1], k)
+        """The code of `encode`, then the nearest others in use, none of which counts as nearer than that."""
+        found, _ = q.nearest_k(z.float().reshape(-1, self.dim), self.inner.codebooks()[0][self.used], k)
+        codes = led_by(self.encode(z, context=context), found.reshape(*z.shape[:-1], k))[..., None]
+        values = self.decode(codes)
+        return codes, values, squared_distances(z.float()[..., None, :], values).cummax(-1).values
 
     def _original(self, codes: Tensor) -> Tensor:
         check_codes(codes, self.vocab)
