@@ -23,6 +23,7 @@ from smalti.quantize.base import (
     Quantized,
     Quantizer,
     as_rows,
+    check_candidates,
     full_precision,
     refuse_nan,
     without_gradient,
@@ -228,6 +229,7 @@ class Residual(Quantizer):
 
         One candidate is the code of `encode`; so is the first of several where `encode` has a beam of that width.
         """
+        check_candidates(k, self.vocab)
         with full_precision(z.device):
             as_rows(z, self.dim, None)
             x = self._inner(z, None)
