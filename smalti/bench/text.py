@@ -131,7 +131,7 @@ class TokenCounts:
         """What the counts say."""
         ids, counts = self.counts()
         shares = counts / max(self.tokens, 1)
-        entropy = float(-(shares * np.log2(shares)).sum()) if len(shares) else 0.0
+        entropy = abs(float((shares * np.log2(shares)).sum()))  # of one token alone 0, not -0
         strings = [self.tokenizer.token_bytes(number) for number in ids.tolist()]
         lengths: Counter[int] = Counter()
         for string, count in zip(strings, counts.tolist(), strict=True):
