@@ -247,9 +247,12 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="a shell pattern over the names of rows")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--without-onednn", action="store_true", help="what remains where MKL is as fast")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.without_onednn:
+        torch.backends.mkldnn.set_flags(False)
     rows = []
     if not args.json:
         print(f"{'CPU milliseconds':54} {'peer':>9} {'ours':>9} {'ratio':>8} {'goal':>7} {'MiB':>6} {'ours':>6}")

@@ -65,7 +65,7 @@ class BytesExhibit:
 
     def __init__(self, tokenizer: TextTokenizer, reference: str, source: Source, folder: Path) -> None:
         self.tokenizer, self.reference, self.source, self.folder = tokenizer, reference, source, folder
-        self.title = "Programs" if tokenizer.modality == "executable" else "Text"
+        self.title = "Programs" if source.programs else "Text"
         self.width = math.log2(tokenizer.vocab[0])  # bits of a token
 
     def display(self, tell: Tell) -> Display:
@@ -136,11 +136,11 @@ class BytesExhibit:
 
     def _pieces(self, cut: Cut) -> Pieces:
         """Some tokens in a row, as text or in hexadecimal."""
-        start = int(len(cut.ids) * (PROGRAM_FROM if self.title == "Programs" else TEXT_FROM))
+        start = int(len(cut.ids) * (PROGRAM_FROM if self.source.programs else TEXT_FROM))
         entries = []
         for token in cut.ids[start : start + SHOWN_TOKENS].tolist():
             data = self.tokenizer.token_bytes(token)
-            text = f"[{token}]" if data is None else data.hex() if self.title == "Programs" else printable(data)
+            text = f"[{token}]" if data is None else data.hex() if self.source.programs else printable(data)
             entries.append((text, f"token {token}"))
         where = f" from token {start:,} on" if start else ""
         return Pieces(f"{cut.id}: {len(entries)} tokens{where}", entries)

@@ -121,7 +121,7 @@ def demo_programs() -> Source:
     """The compiled part of safetensors, which reads and writes Smalti's weights."""
     paths = sorted(each for each in _package("safetensors").iterdir() if each.suffix in (".so", ".pyd"))
     credit = "Program: the compiled part of the package safetensors, Hugging Face, Apache-2.0."
-    return Source(paths, "A library that was written in Rust, from the wheel of safetensors.", credit)
+    return Source(paths, "A library that was written in Rust, from the wheel of safetensors.", credit, programs=True)
 
 
 def _package(name: str) -> Path:
@@ -147,7 +147,8 @@ def own_files(folder: Path, modality: str, limit: int) -> Source:
         kind = "executable" if modality == "executable" else f"file with an {modality} suffix"  # known by its content
         raise InputError(f"{folder} holds no {kind}")
     some = f"the first {limit} of {len(found)}" if len(found) > limit else str(len(found))
-    return Source([each.path for each in found[:limit]], f"Files of {folder}: {some}.")
+    paths = [each.path for each in found[:limit]]
+    return Source(paths, f"Files of {folder}: {some}.", programs=modality == "executable")
 
 
 def exhibit_of(tokenizer: Tokenizer, reference: str, source: Source, folder: Path) -> Exhibit | BytesExhibit:

@@ -49,11 +49,13 @@ class Source:
         paths: the files.
         about: where they come from, for the page.
         credit: whose they are; may be empty.
+        programs: whether they are executables, whatever tokenizer they are shown with.
     """
 
     paths: Sequence[Path]
     about: str
     credit: str = ""
+    programs: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from smalti.errors import InputError
-from smalti.quantize.base import Alphabet, Noise, refuse_nan, without_gradient
+from smalti.quantize.base import Alphabet, Noise, check_candidates, refuse_nan, without_gradient
 
 # Held at once: 32 MiB, because memory from that size on goes back to the system where it is freed. Smaller pieces are
 # kept, cut up by what is asked for between two of them, and pile up.
@@ -207,8 +206,7 @@ class Sampled(Assign):
     @without_gradient
     def candidates(self, x: Tensor, alphabet: Alphabet, k: int) -> tuple[Tensor, Tensor]:
         """The codes of the k largest logits; costs are the logits' negatives."""
-        if not 1 <= k <= alphabet.vocab[0]:
-            raise InputError(f"k must be in 1..{alphabet.vocab[0]}, the number of codes, got {k}")
+        check_candidates(k, alphabet.vocab)
         codes = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
         costs = torch.empty(len(x), k, device=x.device)
         for span, logits in self._chunks(x, alphabet):

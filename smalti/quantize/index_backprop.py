@@ -20,9 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from smalti.errors import InputError
 from smalti.quantize.assign import Assign, Assigned
-from smalti.quantize.base import Alphabet, Noise, refuse_nan, without_gradient
+from smalti.quantize.base import Alphabet, Noise, check_candidates, refuse_nan, without_gradient
 from smalti.quantize.neighbours import CROWD, TRACED_PARTS, TRACED_WIDTH, prepare
 from smalti.quantize.sums import folded_sum
 from smalti.quantize.terms import Term
@@ -106,8 +105,7 @@ def largest_k(x: Tensor, table: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: if the table has fewer rows.
     """
-    if not 1 <= k <= len(table):
-        raise InputError(f"k must be in 1..{len(table)}, the number of codes, got {k}")
+    check_candidates(k, (len(table),))
     numbers = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
     values = torch.empty(len(x), k, dtype=torch.float64, device=x.device)
     kept = min(2 * k + 8, len(table))

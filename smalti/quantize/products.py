@@ -68,8 +68,9 @@ def _setting() -> Setting:
 
 @cache
 def _fastest(setting: Setting) -> Product:
-    """The faster one on this processor; torch's own where the other is missing, no clear gain, or rounds operands."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    """The faster one here; torch's own where the other is missing, switched off, no clear gain, or rounds operands."""
+    _, enabled = setting
+    if not enabled or not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return _by_torch
     if not _is_float32(_by_onednn, setting):
         return _by_torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,6 @@ from smalti.text.equal_info import Counts, EqualInfoTokenizer
 from tests.text.runs import RunDecoder, RunEncoder, RunTokenizer
 
 FILES = {"poem.txt": b"aaaa <b>\n" * 40, "empty.txt": b"", "bytes.bin": bytes(range(256)) * 3}
-
-
-class Program(RunTokenizer):
-    """Of executables."""
-
-    modality = "executable"
 
 
 class Shouting(RunTokenizer):
@@ -96,8 +91,8 @@ def test_large_files_are_not_compressed(source: Source, tmp_path: Path, monkeypa
     assert [row[5] == "-" for row in rows] == [len(FILES[row[0]]) > 400 for row in rows]
 
 
-def test_programs_are_shown_in_hexadecimal(source: Source, tmp_path: Path) -> None:
-    display = shown(Program, source, tmp_path / "out")
+def test_programs_are_shown_in_hexadecimal_by_any_tokenizer(source: Source, tmp_path: Path) -> None:
+    display = shown(RunTokenizer, replace(source, programs=True), tmp_path / "out")
     assert display.title == "Programs" and ">61616161</span>" in display.section.html()
 
 

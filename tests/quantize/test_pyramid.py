@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from smalti.errors import ConfigError, InputError, UnavailableError
-from smalti.quantize import create
+from smalti.quantize import Quantizer, create
 from smalti.quantize.enumeration import Enumeration, count, count_table, from_words, to_words
 from smalti.quantize.pyramid import (
     Pyramid,
@@ -32,6 +32,17 @@ def all_points(dim: int, pulses: int) -> list[tuple[int, ...]]:
 def in_order(dim: int, pulses: int) -> list[tuple[int, ...]]:
     """Every point in the order of the paper: a coordinate goes through 0, +1, -1, +2, ..."""
     return sorted(all_points(dim, pulses), key=lambda y: [2 * abs(v) - (v > 0) for v in y])
+
+
+class Encode(torch.nn.Module):
+    """What is exported."""
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.quantizer.encode(z)
 
 
 @pytest.mark.parametrize(("dim", "pulses"), SMALL)
@@ -145,16 +156,8 @@ def test_margins_of_large_pyramids(dim: int, pulses: int) -> None:
 def test_above_2_to_63_points_encode_says_that_it_does_not_compile() -> None:
     quantizer = create("pyramid", dim=64, pulses=96).eval()
 
-    class Encode(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.quantizer = quantizer
-
-        def forward(self, z: torch.Tensor) -> torch.Tensor:
-            return self.quantizer.encode(z)
-
     with pytest.raises(UnavailableError, match="above 2\\^63 points"):
-        torch.export.export(Encode(), (torch.randn(1, 2, 64),))
+        torch.export.export(Encode(quantizer), (torch.randn(1, 2, 64),))
 
 
 @pytest.mark.parametrize(("dim", "pulses"), [(3, 4), (4, 6), (6, 2)])
@@ -237,16 +240,8 @@ def test_the_contract(search: str) -> None:
 def test_an_exported_encode_gives_the_same_codes(search: str) -> None:
     quantizer = create("pyramid", dim=4, pulses=3, search=search).eval()
 
-    class Encode(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.quantizer = quantizer
-
-        def forward(self, z: torch.Tensor) -> torch.Tensor:
-            return self.quantizer.encode(z)
-
     z = torch.randn(6, 7, 4, generator=torch.Generator().manual_seed(6))
-    program = torch.export.export(Encode(), (z,)).module()
+    program = torch.export.export(Encode(quantizer), (z,)).module()
     assert torch.equal(program(z), quantizer.encode(z))
 
 
