@@ -9,7 +9,7 @@ folder, so that a run can be repeated from it alone.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +25,7 @@ from smalti.tokenizer import NeuralTokenizer
 from smalti.train.audio_objective import AudioObjective
 from smalti.train.data import Data
 from smalti.train.image_objective import ImageObjective
+from smalti.train.muon import Muon
 from smalti.train.objective import MODEL
 from smalti.train.schedule import Decay, Schedule
 
@@ -82,8 +83,22 @@ class Model(Config):
         return tokenizer
 
 
+class Matrices(Config):
+    """Which parameters take orthogonal steps; see `smalti.train.muon`.
+
+    Args:
+        parameters: patterns of names; each parameter has two dimensions or more.
+        rate: of them; warm-up and decay are the optimizer's.
+        momentum: of their gradients.
+    """
+
+    parameters: tuple[str, ...] = Field(min_length=1)
+    rate: float = Field(0.01, gt=0)
+    momentum: Share = 0.95
+
+
 class Optimizer(Config):
-    """One optimizer: its rule, its rate over the stage, and how often it steps.
+    """One optimizer: its rule and its rate over the stage.
 
     Args:
         type: "adam", or "adamw" (decay apart from the gradient).
@@ -97,6 +112,7 @@ class Optimizer(Config):
         final: share of `rate` at the end of the stage.
         clip: largest norm of the gradient; None lets it be.
         rates: pattern of parameter names -> factor of the rate; the first that matches counts.
+        muon: the parameters that Muon trains, and how; only with type "adamw", which trains the others.
     """
 
     type: Literal["adam", "adamw"] = "adamw"
@@ -112,26 +128,56 @@ class Optimizer(Config):
     final: float = Field(0.0, ge=0, le=1)
     clip: float | None = Field(None, gt=0)
     rates: dict[str, float] = Field(default_factory=dict)
+    muon: Matrices | None = None
+
+    @model_validator(mode="after")
+    def _muon_beside_adamw(self) -> Optimizer:
+        if self.muon is not None and self.type != "adamw":
+            raise ValueError(f"muon goes with type 'adamw', got {self.type!r}")
+        return self
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of a network's parameters; each group keeps its share of the rate in `factor`."""
-        names = [name for name, _ in network.named_parameters()]
-        for pattern in self.rates:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ConfigError(f"rates: no parameter matches {pattern!r}; there are {', '.join(names[:4])} ...")
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        """The optimizer of a network's parameters; each group keeps its share of the rate in `factor`.
+
+        Raises:
+            ConfigError: if a pattern matches no parameter, or one that is no matrix; or if all of them are frozen.
+        """
+        matrices = self.muon.parameters if self.muon is not None else ()
+        check_patterns("rates", self.rates, network)
+        check_patterns("muon.parameters", matrices, network)
+        groups: dict[tuple[float, float | None, bool], list[nn.Parameter]] = {}
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
                 factor = next((value for pattern, value in self.rates.items() if fnmatchcase(name, pattern)), 1.0)
-                groups.setdefault((factor, self.decay_vectors or parameter.ndim > 1), []).append(parameter)
+                momentum = None
+                if self.muon is not None and any(fnmatchcase(name, pattern) for pattern in matrices):
+                    if parameter.ndim < 2:
+                        raise ConfigError(
+                            f"muon.parameters: {name} is no matrix, its shape is {tuple(parameter.shape)}"
+                        )
+                    factor, momentum = factor * self.muon.rate / self.rate, self.muon.momentum
+                groups.setdefault((factor, momentum, self.decay_vectors or parameter.ndim > 1), []).append(parameter)
         if not groups:
             raise ConfigError("nothing to train: all parameters are frozen")
-        kind = torch.optim.Adam if self.type == "adam" else torch.optim.AdamW
         described = [
-            {"params": parameters, "factor": factor, "weight_decay": self.weight_decay if decays else 0.0}
-            for (factor, decays), parameters in groups.items()
+            {
+                "params": parameters,
+                "factor": factor,
+                "momentum": momentum,
+                "weight_decay": self.weight_decay if decays else 0.0,
+            }
+            for (factor, momentum, decays), parameters in groups.items()
         ]
+        kind = torch.optim.Adam if self.type == "adam" else torch.optim.AdamW if self.muon is None else Muon
         return kind(described, lr=self.rate, betas=self.betas, eps=self.eps)
+
+
+def check_patterns(field: str, patterns: Iterable[str], network: nn.Module) -> None:
+    """Raises ConfigError if a pattern matches no parameter."""
+    names = [name for name, _ in network.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(f"{field}: no parameter matches {pattern!r}; there are {', '.join(names[:4])} ...")
 
 
 class Stage(Config):

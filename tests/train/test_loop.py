@@ -34,7 +34,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_gan(steps: int = 30, **stage: object) -> Recipe:
-    optimizers = {"model": {"rate": 1e-3}, "discriminator": {"rate": 1e-3, "betas": (0.5, 0.9)}}
+    muon = {"parameters": ["encoder.*.conv?.weight", "decoder.*.conv?.weight"], "rate": 1e-3}
+    optimizers = {"model": {"rate": 1e-3, "muon": muon}, "discriminator": {"rate": 1e-3, "betas": (0.5, 0.9)}}
     return recipe(stage={"steps": steps, "objective": GAN, "optimizers": optimizers, **stage})
 
 
