@@ -44,7 +44,7 @@ class Config(BaseModel):
 
     def replace(self, **changes: Any) -> Any:
         """A copy with some fields changed, validated again."""
-        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+        return type(self)(**{**dict(self), **changes})
 
 
 def _issues(issue: Mapping[str, Any], model: type[Config], data: Any) -> Iterator[tuple[str, str]]:

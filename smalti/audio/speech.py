@@ -1,11 +1,10 @@
 """Smalti's own speech codec: a mel front end, residual codes, and a Vocos decoder; quick enough for a laptop.
 
-Source: our own. Codes as in "SoundStream: An End-to-End Neural Audio Codec" (residual vector quantization by moving
-averages); decoder as in "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders for high-quality
-audio synthesis".
+Source: our own; any quantizer that has a name can stand in the middle. The decoder is that of "Vocos: Closing the gap
+between time-domain and Fourier-based neural vocoders for high-quality audio synthesis".
 
-    16 kHz (B,1,T) ─log mel─► (B,L,mels) ─ConvNeXt─► z (B,L,D) ─residual─► codes (B,L,slots)      L = ceil(T / hop)
-    16 kHz (B,1,L·hop) ◄─ISTFT head─ ConvNeXt ◄───── z_q        ◄──sum────┘
+    16 kHz (B,1,T) ─log mel─► (B,L,mels) ─ConvNeXt─► z (B,L,D) ─quantizer─► codes (B,L,slots)     L = ceil(T / hop)
+    16 kHz (B,1,L·hop) ◄─ISTFT head─ ConvNeXt ◄───── z_q        ◄──────────┘
 
 50 positions a second of two 10-bit slots make 1 kbit/s.
 """
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 from smalti.audio.base import AudioTokenizer, Window
 from smalti.audio.mel import MelSpectrogram
 from smalti.audio.vocos import ISTFTHead, VocosBackbone
-from smalti.quantize.named import combined
+from smalti.errors import ConfigError
+from smalti.quantize.named.choice import Choice
 from smalti.tokenizer import Tokenizer
 
 FLOOR = 1e-4  # of mel magnitudes: what is quieter sounds silent
@@ -74,10 +74,7 @@ class SpeechCodec(AudioTokenizer):
             mels: bands of the mel front end.
             encoder, decoder: sizes of the two ConvNeXt stacks.
             head_n_fft: window of the ISTFT head.
-            latent_dim: of the vectors that are quantized.
-            codes: size of each codebook.
-            slots: residual levels.
-            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`named.vectors.ema`).
+            quantizer: by name; its dimension is that of the latents, and the decoder's input channels.
             window: how recordings too long for one pass are cut.
         """
 
@@ -92,19 +89,13 @@ class SpeechCodec(AudioTokenizer):
             input_channels=16, dim=256, intermediate_dim=768, layers=6, bandwidths=0, pos_net=False
         )
         head_n_fft: int = Field(1024, ge=2, multiple_of=2)
-        latent_dim: int = Field(16, ge=1)
-        codes: int = Field(1024, ge=2, le=2**16)
-        slots: int = Field(2, ge=1)
-        decay: float = Field(0.98, gt=0, lt=1)
-        expire: float = Field(0.03, ge=0)
-        kmeans_iterations: int = Field(10, ge=0)
-        commitment_weight: float = Field(0.25, ge=0)
+        quantizer: Choice = Choice(type="residual-diveq", dim=16, codes=1024, levels=2)
         window: Window | None = Window()
 
         @model_validator(mode="after")
         def _check(self) -> Self:
-            if self.encoder.input_channels != self.mels or self.decoder.input_channels != self.latent_dim:
-                raise ValueError("encoder.input_channels must be mels, decoder.input_channels latent_dim")
+            if self.encoder.input_channels != self.mels:
+                raise ValueError(f"encoder.input_channels must be mels, {self.mels}, got {self.encoder.input_channels}")
             if self.n_fft < self.hop or self.head_n_fft <= self.hop:
                 raise ValueError("windows must be longer than the hop")
             return self
@@ -123,9 +114,7 @@ class SpeechCodec(AudioTokenizer):
                 encoder=VocosBackbone.Config(input_channels=8, **small),
                 decoder=VocosBackbone.Config(input_channels=4, **small),
                 head_n_fft=64,
-                latent_dim=4,
-                codes=16,
-                slots=2,
+                quantizer=Choice(type="residual-diveq", dim=4, codes=16, levels=2),
             )
 
     config: Config
@@ -134,16 +123,14 @@ class SpeechCodec(AudioTokenizer):
         super().__init__(config)
         self.sample_rate, self.hop, self.window = config.sample_rate, config.hop, config.window
         mel = MelSpectrogram(rate=config.sample_rate, n_fft=config.n_fft, hop=config.hop, mels=config.mels)
-        self.encoder = MelEncoder(mel, config.encoder, config.latent_dim)
-        self.quantizer = combined.residual(
-            config.latent_dim,
-            config.codes,
-            levels=config.slots,
-            decay=config.decay,
-            expire=config.expire,
-            kmeans_iterations=config.kmeans_iterations,
-            commitment_weight=config.commitment_weight,
-        )
+        quantizer = config.quantizer.build()
+        if config.decoder.input_channels != quantizer.dim:
+            raise ConfigError(
+                f"decoder.input_channels must be the quantizer's dimension, {quantizer.dim}, "
+                f"got {config.decoder.input_channels}"
+            )
+        self.encoder = MelEncoder(mel, config.encoder, quantizer.dim)
+        self.quantizer = quantizer
         self.decoder = config.decoder.build()
         self.head = ISTFTHead.Config(dim=config.decoder.dim, n_fft=config.head_n_fft, hop=config.hop).build()
 

@@ -1,10 +1,10 @@
 """Smalti's own photo tokenizer: a small residual network over residual codes, quick enough for a laptop.
 
-Source: our own. Codes as in "SoundStream: An End-to-End Neural Audio Codec" (residual vector quantization by moving
-averages); channel norms and zero-started branches keep the network trainable at high rates.
+Source: our own. Channel norms and zero-started branches keep the network trainable at high rates; any quantizer
+whose codes lie on the latents' positions can stand in the middle, by its name.
 
-    image (B,3,H,W) ─pixels to channels─► blocks ─2x2─► blocks ─► z (B,H/f,W/f,D) ─residual─► codes (B,H/f,W/f,slots)
-    image (B,3,H,W) ◄─channels to pixels─ blocks ◄────── blocks ◄─ z_q            ◄──sum────┘
+    image (B,3,H,W) ─pixels to channels─► blocks ─2x2─► blocks ─► z (B,H/f,W/f,D) ─quantizer─► codes (B,H/f,W/f,slots)
+    image (B,3,H,W) ◄─channels to pixels─ blocks ◄────── blocks ◄─ z_q            ◄──────────┘
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import smalti.tokenizer
 from smalti.image.base import ImageTokenizer
-from smalti.quantize.named import combined
+from smalti.quantize.named.choice import Choice
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -89,29 +89,20 @@ class PhotoTokenizer(ImageTokenizer):
     codeless_fields: ClassVar[tuple[str, ...]] = ("decoder_blocks",)
 
     class Config(smalti.tokenizer.Tokenizer.Config):
-        """Sizes of the network; the defaults are those of `smalti-photo-f8`.
+        """Sizes of the network; the recipes say those of the tokenizers that ship.
 
         Args:
             patch: pixels that become channels at once, in both directions.
             widths: channels at each level, finest first; each further level halves the grid.
             encoder_blocks, decoder_blocks: residual blocks of each level, finest first.
-            latent_dim: of the vectors that are quantized.
-            codes: size of each codebook.
-            slots: residual levels.
-            decay, expire, kmeans_iterations, commitment_weight: how the codebooks learn (`named.vectors.ema`).
+            quantizer: by name; its dimension is that of the latents.
         """
 
         patch: int = Field(4, ge=1, le=32)
         widths: tuple[int, ...] = Field((64, 160), min_length=1, max_length=5)
         encoder_blocks: tuple[int, ...] = (2, 2)
         decoder_blocks: tuple[int, ...] = (2, 3)
-        latent_dim: int = Field(16, ge=1)
-        codes: int = Field(256, ge=2, le=2**16)
-        slots: int = Field(2, ge=1)
-        decay: float = Field(0.98, gt=0, lt=1)
-        expire: float = Field(0.03, ge=0)
-        kmeans_iterations: int = Field(10, ge=0)
-        commitment_weight: float = Field(0.25, ge=0)
+        quantizer: Choice = Choice(type="residual-diveq", dim=16, codes=256, levels=2)
 
         @model_validator(mode="after")
         def _levels(self) -> Self:
@@ -125,7 +116,11 @@ class PhotoTokenizer(ImageTokenizer):
         @classmethod
         def tiny(cls) -> Self:
             return cls(
-                patch=2, widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent_dim=4, codes=16, slots=2
+                patch=2,
+                widths=(8, 8),
+                encoder_blocks=(1, 1),
+                decoder_blocks=(1, 1),
+                quantizer=Choice(type="residual-diveq", dim=4, codes=16, levels=2),
             )
 
     config: Config
@@ -133,17 +128,10 @@ class PhotoTokenizer(ImageTokenizer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.factor = config.patch * 2 ** (len(config.widths) - 1)
-        self.encoder = Encoder(config.patch, config.widths, config.encoder_blocks, config.latent_dim)
-        self.quantizer = combined.residual(
-            config.latent_dim,
-            config.codes,
-            levels=config.slots,
-            decay=config.decay,
-            expire=config.expire,
-            kmeans_iterations=config.kmeans_iterations,
-            commitment_weight=config.commitment_weight,
-        )
-        self.decoder = Decoder(config.patch, config.widths, config.decoder_blocks, config.latent_dim)
+        quantizer = config.quantizer.build()
+        self.encoder = Encoder(config.patch, config.widths, config.encoder_blocks, quantizer.dim)
+        self.quantizer = quantizer
+        self.decoder = Decoder(config.patch, config.widths, config.decoder_blocks, quantizer.dim)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def analysis(self, inputs: Tensor, options: Any) -> Tensor:

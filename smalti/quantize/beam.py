@@ -48,9 +48,13 @@ class Beam:
         if self.level_weights is not None and len(self.level_weights) != len(levels):
             raise ConfigError(f"{len(levels)} levels need as many weights, got {len(self.level_weights)}")
 
+    def width_in(self, training: bool) -> int:
+        """Paths that are kept in training, or in encoding."""
+        return self.width if training or self.eval_width is None else self.eval_width
+
     def path(self, levels: Sequence[Quantizer], x: Tensor, training: bool) -> Tensor:
         """Codes of the cheapest path found through the first levels for each row of x (rows, dim): (rows, slots)."""
-        width = self.width if training or self.eval_width is None else self.eval_width
+        width = self.width_in(training)
         weights = None if self.level_weights is None else self.level_weights[: len(levels)]
         return search(levels, x, width, weights)[0][:, 0]
 

@@ -130,8 +130,11 @@ class Residual(Quantizer):
         return Quantized(vectors.to(z.dtype), torch.cat([out.codes for out in outs], -1), loss, terms)
 
     def _path(self, x: Tensor, mask: Tensor | None, used: Tensor | None) -> list[Tensor] | None:
-        """The codes of each level that the search finds; masked positions get codes that mean nothing."""
-        if self.search is None:
+        """The codes of each level that the search finds; None if it keeps one path, which is the choice level by level.
+
+        Masked positions get codes that mean nothing.
+        """
+        if self.search is None or self.search.width_in(self.training) == 1:
             return None
         levels = self.levels if used is None or used.ndim else self.levels[: int(used)]
         rows = x.detach().reshape(-1, self.inner_dim)
@@ -233,12 +236,12 @@ class Residual(Quantizer):
         with full_precision(z.device):
             as_rows(z, self.dim, None)
             x = self._inner(z, None)
-            if self.search is None and k == 1:
+            if k == 1 and (self.search is None or self.search.width_in(training=False) == 1):
                 codes, total = (each[..., None, :] for each in self._level_by_level(x, None, context))
                 costs = folded_sum((x[..., None, :].double() - total.double()).square())
                 return codes, self.after(total), costs
             beam = self.search or Beam(k)
-            width = max(k, beam.eval_width or beam.width)
+            width = max(k, beam.width_in(training=False))
             found = search(self.levels, x.reshape(-1, self.inner_dim), width, beam.level_weights)
             codes, total, costs = (unfold(each[:, :k], z.shape[:-1]) for each in found)
             return codes, self.after(total), costs

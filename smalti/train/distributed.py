@@ -52,7 +52,8 @@ def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[s
     """
     own = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in own] != [group["params"] for group in state["param_groups"]]:
-        raise ConfigError("--resume: the optimizer's parameters are grouped otherwise (rates, decay_vectors, freeze)")
+        changed = "rates, muon, decay_vectors, freeze"
+        raise ConfigError(f"--resume: the optimizer's parameters are grouped otherwise ({changed})")
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     placed = {
         index: {

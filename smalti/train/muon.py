@@ -2,8 +2,7 @@
 
     gradient ──momentum──► M (out, in·kh·kw) = U S Vᵀ ──► about U Vᵀ, times the rate and √max(1, rows/columns)
 
-All directions that the momentum holds are stepped in alike, the weak as the strong. On our photo tokenizers that
-reaches in one step what AdamW reaches in four (docs/training.md).
+All directions that the momentum holds are stepped in alike, the weak as the strong.
 
 `torch.optim.Muon` takes matrices alone; tokenizers are made of convolutions. Here one optimizer holds both rules, so
 that a network has one state, one learning rate schedule and one checkpoint.
@@ -39,6 +38,10 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of all parameters that have a gradient; it leaves those of matrices without one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             if group["momentum"] is None:
                 continue
@@ -46,7 +49,8 @@ class Muon(torch.optim.AdamW):
                 if parameter.grad is not None:
                     self._turn(parameter, parameter.grad, group)
                     parameter.grad = None  # AdamW passes it over
-        return super().step(closure)
+        super().step()
+        return loss
 
     def _turn(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, momentum = self.state[parameter], group["momentum"]
@@ -62,7 +66,7 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(matrix: Tensor, iterations: int = ITERATIONS) -> Tensor:
-    """About U Vᵀ of a matrix U S Vᵀ: singular values above a thousandth of the norm come to lie around 1.
+    """About U Vᵀ of a matrix U S Vᵀ: singular values above two thousandths of the norm come to lie around 1.
 
     The Newton-Schulz iteration X <- (a + b XXᵀ + c (XXᵀ)²) X, in terms of the smaller Gram matrix alone: as all factors
     are polynomials of it, X is multiplied once, at the end, which saves three fifths of the work for a 3x3 convolution.

@@ -87,6 +87,27 @@ def test_a_beam_never_does_worse_than_the_greedy_choice_and_trains_every_level()
     assert not torch.equal(beam.encode(z), Residual(beam.levels).encode(z))  # it searches in evaluation too
 
 
+def test_a_beam_of_encoding_alone_leaves_training_as_it_is_and_finds_nearer_sums() -> None:
+    def trained(eval_beam: int) -> Quantizer:
+        torch.manual_seed(0)
+        return create("residual-diveq", dim=3, codes=8, levels=3, eval_beam=eval_beam)
+
+    z = torch.randn(2, 200, 3, generator=torch.Generator().manual_seed(1))
+    greedy, beam = trained(1), trained(8)
+    for rvq in (greedy, beam):
+        torch.manual_seed(2)
+        for _ in range(2):
+            rvq(z).z.square().sum().backward()
+            rvq.update()
+    pairs = zip(greedy.named_parameters(), beam.named_parameters(), strict=True)
+    assert all(torch.equal(one, other) and torch.equal(one.grad, other.grad) for (_, one), (_, other) in pairs)
+    greedy.eval()
+    beam.eval()
+    errors = [(rvq.decode(rvq.encode(z)) - z).square().sum(-1) for rvq in (greedy, beam)]
+    assert (errors[1] <= errors[0] + 1e-6).all() and errors[1].mean() < 0.95 * errors[0].mean()
+    assert torch.equal(beam(z).codes, beam.encode(z))
+
+
 def test_beam_weights_cost_every_level() -> None:
     rvq = Residual(levels(2), search=Beam(25, level_weights=(2.0, 0.5)))
     z = torch.randn(1, 30, 3)

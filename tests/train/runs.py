@@ -13,7 +13,16 @@ from smalti.image.io import write_image
 from smalti.train.loop import train
 from smalti.train.recipe import Recipe
 
-TINY = {"patch": 2, "widths": [8, 8], "encoder_blocks": [1, 1], "decoder_blocks": [1, 1], "latent_dim": 4, "codes": 16}
+CODES = {
+    "type": "residual",
+    "dim": 4,
+    "codes": 16,
+    "levels": 2,
+    "decay": 0.98,
+    "expire": 0.03,
+    "commitment_weight": 0.25,
+}
+TINY = {"patch": 2, "widths": [8, 8], "encoder_blocks": [1, 1], "decoder_blocks": [1, 1], "quantizer": CODES}
 
 
 def pictures(folder: Path, count: int = 12, size: int = 40) -> Path:

@@ -109,14 +109,17 @@ def residual_simvq(dim: int, codes: int, *, levels: int, dropout: bool = False, 
     return Residual([simvq(dim, codes, **options) for _ in range(levels)], dropout=Dropout() if dropout else None)
 
 
-def residual_diveq(dim: int, codes: int, *, levels: int, variance: float = 5e-3, expire: float = 2.0) -> Quantizer:
-    """Residual levels with one DiVeQ estimate of their sum."""
+def residual_diveq(
+    dim: int, codes: int, *, levels: int, variance: float = 5e-3, expire: float = 2.0, eval_beam: int = 1
+) -> Quantizer:
+    """Residual levels with one DiVeQ estimate of their sum; encoding may search with a beam, training is greedy."""
     revive = Expire(expire) if expire > 0 else None
     parts = [
         Quantize(Table(Trained(codes, dim), learn=Gradient(10), revive=revive), estimator=CodebookOnly())
         for _ in range(levels)
     ]
-    return Residual(parts, estimator=DiVeQ(variance))
+    search = Beam(1, eval_beam) if eval_beam > 1 else None
+    return Residual(parts, estimator=DiVeQ(variance), search=search)
 
 
 def qinco(
