@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -86,9 +86,12 @@ class Model(Config):
 class Matrices(Config):
     """Which parameters take orthogonal steps; see `smalti.train.muon`.
 
+    Meant for hidden layers: not for codebooks, embeddings, or the first and last layer.
+
     Args:
         parameters: patterns of names; each parameter has two dimensions or more.
-        rate: of them; warm-up and decay are the optimizer's.
+        rate: learning rate of them. Warm-up, its decay, the weight decay (per unit of rate), `rates` and `clip` are
+            the optimizer's.
         momentum: of their gradients.
     """
 
@@ -140,36 +143,43 @@ class Optimizer(Config):
         """The optimizer of a network's parameters; each group keeps its share of the rate in `factor`.
 
         Raises:
-            ConfigError: if a pattern matches no parameter, or one that is no matrix; or if all of them are frozen.
+            ConfigError: if a pattern matches no parameter; if Muon is given one that is no matrix, or none that is
+                trained; if all are frozen.
         """
-        matrices = self.muon.parameters if self.muon is not None else ()
         check_patterns("rates", self.rates, network)
-        check_patterns("muon.parameters", matrices, network)
-        groups: dict[tuple[float, float | None, bool], list[nn.Parameter]] = {}
+        if self.muon is not None:
+            check_patterns("muon.parameters", self.muon.parameters, network)
+        groups: dict[Group, list[nn.Parameter]] = {}
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
-                factor = next((value for pattern, value in self.rates.items() if fnmatchcase(name, pattern)), 1.0)
-                momentum = None
-                if self.muon is not None and any(fnmatchcase(name, pattern) for pattern in matrices):
-                    if parameter.ndim < 2:
-                        raise ConfigError(
-                            f"muon.parameters: {name} is no matrix, its shape is {tuple(parameter.shape)}"
-                        )
-                    factor, momentum = factor * self.muon.rate / self.rate, self.muon.momentum
-                groups.setdefault((factor, momentum, self.decay_vectors or parameter.ndim > 1), []).append(parameter)
+                groups.setdefault(self._group(name, parameter), []).append(parameter)
         if not groups:
             raise ConfigError("nothing to train: all parameters are frozen")
+        if self.muon is not None and all(group.momentum is None for group in groups):
+            raise ConfigError(f"muon.parameters: all that match {', '.join(self.muon.parameters)} are frozen")
         described = [
-            {
-                "params": parameters,
-                "factor": factor,
-                "momentum": momentum,
-                "weight_decay": self.weight_decay if decays else 0.0,
-            }
-            for (factor, momentum, decays), parameters in groups.items()
+            {"params": parameters, "lr": self.rate * group.factor, **group._asdict()}
+            for group, parameters in groups.items()
         ]
         kind = torch.optim.Adam if self.type == "adam" else torch.optim.AdamW if self.muon is None else Muon
         return kind(described, lr=self.rate, betas=self.betas, eps=self.eps)
+
+    def _group(self, name: str, parameter: nn.Parameter) -> Group:
+        factor = next((value for pattern, value in self.rates.items() if fnmatchcase(name, pattern)), 1.0)
+        weight_decay = self.weight_decay if self.decay_vectors or parameter.ndim > 1 else 0.0
+        if self.muon is None or not any(fnmatchcase(name, pattern) for pattern in self.muon.parameters):
+            return Group(factor, None, weight_decay)
+        if parameter.ndim < 2:
+            raise ConfigError(f"muon.parameters: {name} is no matrix, its shape is {tuple(parameter.shape)}")
+        return Group(factor * self.muon.rate / self.rate, self.muon.momentum, weight_decay)
+
+
+class Group(NamedTuple):
+    """What parameters share in an optimizer: their share of its rate, Muon's momentum (None for Adam's rule), decay."""
+
+    factor: float
+    momentum: float | None
+    weight_decay: float
 
 
 def check_patterns(field: str, patterns: Iterable[str], network: nn.Module) -> None:
