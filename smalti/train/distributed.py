@@ -13,10 +13,20 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from smalti.errors import ConfigError
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a sharded tensor, on its device; all ranks must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def placed_like(tensor: Tensor, value: Tensor) -> Tensor:
+    """A whole tensor, `value`, on the device and in the shards of another one."""
+    moved = value.to(tensor.device)
+    return distribute_tensor(moved, tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else moved
+
+
 def full(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor, on the CPU; all ranks must ask for it."""
-    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return whole.detach().cpu().clone()
+    return whole(tensor).detach().cpu().clone()
 
 
 def full_state(module: nn.Module) -> dict[str, Tensor]:
@@ -31,7 +41,7 @@ def load_full_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     if own.keys() != state.keys():
         raise KeyError(f"the checkpoint lacks or adds {sorted(own.keys() ^ state.keys())[:8]}")
     for name, tensor in own.items():
-        tensor.copy_(_like(tensor, state[name]))
+        tensor.copy_(placed_like(tensor, state[name]))
 
 
 def full_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -48,16 +58,16 @@ def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[s
     Rates, decays and the like stay as they are now, because a resumed recipe may have changed them.
 
     Raises:
-        ConfigError: if its parameters are grouped in another way.
+        ConfigError: if its parameters are grouped in another way, or learn by another rule.
     """
     own = optimizer.state_dict()["param_groups"]
-    if [group["params"] for group in own] != [group["params"] for group in state["param_groups"]]:
+    if _grouping(own) != _grouping(state["param_groups"]):
         changed = "rates, muon, decay_vectors, freeze"
         raise ConfigError(f"--resume: the optimizer's parameters are grouped otherwise ({changed})")
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     placed = {
         index: {
-            name: _like(parameters[index], value) if isinstance(value, Tensor) and value.ndim else value
+            name: placed_like(parameters[index], value) if isinstance(value, Tensor) and value.ndim else value
             for name, value in entry.items()
         }
         for index, entry in state["state"].items()
@@ -93,10 +103,9 @@ def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def _like(tensor: Tensor, value: Tensor) -> Tensor:
-    """A whole tensor, placed as another one is."""
-    moved = value.to(tensor.device)
-    return distribute_tensor(moved, tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else moved
+def _grouping(groups: Iterable[Mapping[str, Any]]) -> list[tuple[Any, bool]]:
+    """The parameters of each group, and whether Muon trains them; checkpoints older than Muon do not say."""
+    return [(group["params"], group.get("momentum") is not None) for group in groups]
 
 
 def _mapped(data: Any, change: Any) -> Any:

@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+from smalti.errors import ConfigError
+from smalti.train.distributed import placed_like, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the odd quintic: steepest at 0, singular values end within 0.7 and 1.2
 ITERATIONS = 5
@@ -25,15 +27,34 @@ SMALLEST_NORM = 1e-7
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but the groups with a `momentum` take orthogonal steps of their rate.
+    """AdamW, but the groups with a `momentum` take orthogonal steps of their rate, with their weight decay.
 
     Args:
-        groups: as for AdamW; `momentum` is None, or that of a group whose parameters have two dimensions or more.
-        options: of AdamW.
+        groups: as for AdamW; `momentum`, None if it is not given, is that of a group for orthogonal steps.
+        lr, betas, eps, weight_decay: as for AdamW.
+
+    Raises:
+        ConfigError: if a group for orthogonal steps has a parameter of less than two dimensions.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], **options: Any) -> None:
-        super().__init__(groups, **options)
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        param_group.setdefault("momentum", None)
+        shapes = [tuple(each.shape) for each in param_group["params"] if each.ndim < 2]
+        if shapes and param_group["momentum"] is not None:
+            raise ConfigError(
+                f"orthogonal steps are for matrices and convolutions, got parameters of shape {shapes[0]}"
+            )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -59,9 +80,9 @@ class Muon(torch.optim.AdamW):
             state["momentum"] = torch.zeros_like(gradient)
         state["step"] += 1
         state["momentum"].lerp_(gradient, 1 - momentum)
-        direction = orthogonal(_whole(gradient.lerp(state["momentum"], momentum)).flatten(1))
+        direction = orthogonal(whole(gradient.lerp(state["momentum"], momentum)).flatten(1))
         stretch = max(1.0, len(direction) / direction[0].numel()) ** 0.5
-        update = _placed(direction.view(parameter.shape), parameter)
+        update = placed_like(parameter, direction.view(parameter.shape))
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * stretch)
 
 
@@ -87,12 +108,3 @@ def orthogonal(matrix: Tensor, iterations: int = ITERATIONS) -> Tensor:
         factor.diagonal().add_(a)
         product = factor if product is None else factor @ product
     return matrix if product is None else product @ matrix
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _placed(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, sharded as another one is."""
-    return distribute_tensor(tensor, like.device_mesh, like.placements) if isinstance(like, DTensor) else tensor

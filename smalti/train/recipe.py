@@ -86,9 +86,12 @@ class Model(Config):
 class Matrices(Config):
     """Which parameters take orthogonal steps; see `smalti.train.muon`.
 
+    Meant for hidden layers: not for codebooks, embeddings, or the first and last layer.
+
     Args:
         parameters: patterns of names; each parameter has two dimensions or more.
-        rate: of them; warm-up and decay are the optimizer's.
+        rate: learning rate of them. Warm-up, its decay, the weight decay (per unit of rate), `rates` and `clip` are
+            the optimizer's.
         momentum: of their gradients.
     """
 
@@ -140,7 +143,8 @@ class Optimizer(Config):
         """The optimizer of a network's parameters; each group keeps its share of the rate in `factor`.
 
         Raises:
-            ConfigError: if a pattern matches no parameter, or one that is no matrix; or if all of them are frozen.
+            ConfigError: if a pattern matches no parameter; if Muon is given one that is no matrix, or none that is
+                trained; if all are frozen.
         """
         check_patterns("rates", self.rates, network)
         if self.muon is not None:
@@ -151,7 +155,12 @@ class Optimizer(Config):
                 groups.setdefault(self._group(name, parameter), []).append(parameter)
         if not groups:
             raise ConfigError("nothing to train: all parameters are frozen")
-        described = [{"params": parameters, **group._asdict()} for group, parameters in groups.items()]
+        if self.muon is not None and all(group.momentum is None for group in groups):
+            raise ConfigError(f"muon.parameters: all that match {', '.join(self.muon.parameters)} are frozen")
+        described = [
+            {"params": parameters, "lr": self.rate * group.factor, **group._asdict()}
+            for group, parameters in groups.items()
+        ]
         kind = torch.optim.Adam if self.type == "adam" else torch.optim.AdamW if self.muon is None else Muon
         return kind(described, lr=self.rate, betas=self.betas, eps=self.eps)
 

@@ -13,7 +13,6 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from smalti.errors import ConfigError, InputError
 from smalti.quantize import Table
@@ -28,6 +27,7 @@ from smalti.train.distributed import (
     load_full_state,
     random_state,
     set_random_state,
+    whole,
 )
 from smalti.train.objective import MODEL, Objective
 from smalti.train.recipe import Recipe, Stage
@@ -102,8 +102,7 @@ class Work:
             if name != MODEL:  # Fabric's wrapper has averaged the tokenizer's
                 average_gradients(parameters)
             norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
-            whole = norm.full_tensor() if isinstance(norm, DTensor) else norm  # it stays on the device
-            norms["gradient" if name == MODEL else f"{name}_gradient"] = whole
+            norms["gradient" if name == MODEL else f"{name}_gradient"] = whole(norm)  # it stays on the device
             optimizer.step()
             optimizer.zero_grad()
         return norms
