@@ -18,7 +18,7 @@ computed over whole windows here, and skimage-gauss is pytorch_msssim in float64
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -183,7 +183,7 @@ class Window:
         if self.reflect:
             radius = len(self.taps) // 2
             planes = F.pad(planes, (radius,) * 4, mode="reflect")
-        return _slide(_slide(planes, self.taps, -1), self.taps, -2)
+        return _Slide.apply(_Slide.apply(planes, self.taps, -1), self.taps, -2)
 
 
 WINDOWS: dict[Variant, Window] = {
@@ -271,7 +271,8 @@ def similarity(x: Tensor, y: Tensor, window: Window, value_range: float) -> tupl
     Returns:
         Two maps, (H', W').
     """
-    mean_x, mean_y, mean_xx, mean_yy, mean_xy = window.average(torch.stack([x, y, x * x, y * y, x * y])[None])[0]
+    mean_x, mean_xx = window.average(torch.stack([x, x * x])[None])[0]  # no gradient where only y is learnt
+    mean_y, mean_yy, mean_xy = window.average(torch.stack([y, y * y, x * y])[None])[0]
     size = len(window.taps) ** 2
     correction = size / (size - 1) if window.sample_covariance else 1.0
     variances = correction * (mean_xx - mean_x**2 + mean_yy - mean_y**2)
@@ -284,13 +285,26 @@ def similarity(x: Tensor, y: Tensor, window: Window, value_range: float) -> tupl
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _slide(planes: Tensor, taps: tuple[float, ...], axis: int) -> Tensor:
-    """Correlates along one axis, whole windows only. A sum of shifted views is faster here than float64 convolution."""
-    size = planes.shape[axis] - len(taps) + 1
-    total = planes.narrow(axis, 0, size) * taps[0]
-    for start, weight in enumerate(taps[1:], 1):
-        total.add_(planes.narrow(axis, start, size), alpha=weight)
-    return total
+class _Slide(torch.autograd.Function):
+    """Correlates along one axis, whole windows only. A sum of shifted views is faster here than float64 convolution.
+
+    Its own gradient is one such sum, too; that of each view alone would fill a tensor of zeros for every tap.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, planes: Tensor, taps: tuple[float, ...], axis: int) -> Tensor:
+        ctx.taps, ctx.axis = taps, axis
+        size = planes.shape[axis] - len(taps) + 1
+        total = planes.narrow(axis, 0, size) * taps[0]
+        for start, weight in enumerate(taps[1:], 1):
+            total.add_(planes.narrow(axis, start, size), alpha=weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        margin = len(ctx.taps) - 1
+        wide = F.pad(gradients[0], (0, 0) * (-ctx.axis - 1) + (margin, margin))
+        return _Slide.apply(wide, ctx.taps[::-1], ctx.axis), None, None
 
 
 def _halve(plane: Tensor) -> Tensor:
