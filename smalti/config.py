@@ -53,7 +53,9 @@ def _issues(issue: Mapping[str, Any], model: type[Config], data: Any) -> Iterato
     inner = issue.get("ctx", {}).get("error")
     if isinstance(inner, FieldError):  # a nested configuration that has spoken for itself
         for below, problem in inner.issues:
-            yield f"{path}.{below}" if below else path, problem
+            yield ".".join(filter(None, (path, below))), problem
+    elif isinstance(inner, ConfigError):  # which says what was given
+        yield path, str(inner)
     elif issue["type"] == "extra_forbidden" and len(issue["loc"]) == 1:
         yield path, f"there is no such field; there are {', '.join(sorted(model.model_fields))}"
     else:

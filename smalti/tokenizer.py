@@ -33,7 +33,7 @@ OnInvalid = Literal["raise", "clip"]
 # Config fields of quantizers that shape training and decide no code, whatever the system.
 TRAINING_FIELDS = (
     "*commitment_weight", "*entropy_weight", "*kl_weight", "*legacy_training", "*temperature", "*decay", "*eps",
-    "*kmeans_iterations", "*expire", "*dropout",
+    "*kmeans_iterations", "*expire", "*dropout", "*variance",
 )  # fmt: skip
 Seed = int | Sequence[int] | None
 

@@ -130,7 +130,9 @@ class Residual(Quantizer):
         return Quantized(vectors.to(z.dtype), torch.cat([out.codes for out in outs], -1), loss, terms)
 
     def _path(self, x: Tensor, mask: Tensor | None, used: Tensor | None) -> list[Tensor] | None:
-        """The codes of each level that the search finds; None if it keeps one path, which is the choice level by level.
+        """The codes of each level that the search finds.
+
+        None where it keeps one path: each level then chooses for itself, by a draw if it learns so.
 
         Masked positions get codes that mean nothing.
         """

@@ -47,7 +47,7 @@ OPTIONS = {
     "beam-residual": {"dim": 8, "codes": 12, "levels": 3, "beam": 3},
     "grouped-residual": {"dim": 8, "codes": 12, "groups": 2, "levels": 2, "dropout": True},
     "residual-simvq": {"dim": 8, "codes": 12, "levels": 2},
-    "residual-diveq": {"dim": 8, "codes": 12, "levels": 2},
+    "residual-diveq": {"dim": 8, "codes": 12, "levels": 2, "eval_beam": 4},
     "vq-vla": {"dim": 8, "codes": 12, "levels": 3},
     "qinco": {"dim": 8, "codes": 12, "levels": 3, "hidden": 6, "depth": 2},
     "disentangled": {"dim": 8, "codes": 12},

@@ -87,13 +87,13 @@ def test_a_beam_never_does_worse_than_the_greedy_choice_and_trains_every_level()
     assert not torch.equal(beam.encode(z), Residual(beam.levels).encode(z))  # it searches in evaluation too
 
 
-def test_a_beam_of_encoding_alone_leaves_training_as_it_is_and_finds_nearer_sums() -> None:
+def test_a_beam_of_encoding_alone_leaves_training_as_it_is_and_finds_the_nearest_sums() -> None:
     def trained(eval_beam: int) -> Quantizer:
         torch.manual_seed(0)
-        return create("residual-diveq", dim=3, codes=8, levels=3, eval_beam=eval_beam)
+        return create("residual-diveq", dim=3, codes=8, levels=2, eval_beam=eval_beam)
 
     z = torch.randn(2, 200, 3, generator=torch.Generator().manual_seed(1))
-    greedy, beam = trained(1), trained(8)
+    greedy, beam = trained(1), trained(8)  # as wide as a level, which leaves no sum out
     for rvq in (greedy, beam):
         torch.manual_seed(2)
         for _ in range(2):
@@ -104,8 +104,18 @@ def test_a_beam_of_encoding_alone_leaves_training_as_it_is_and_finds_nearer_sums
     greedy.eval()
     beam.eval()
     errors = [(rvq.decode(rvq.encode(z)) - z).square().sum(-1) for rvq in (greedy, beam)]
-    assert (errors[1] <= errors[0] + 1e-6).all() and errors[1].mean() < 0.95 * errors[0].mean()
+    first, second = beam.codebooks()
+    nearest = torch.cdist(z.flatten(0, 1), (first[:, None] + second).flatten(0, 1)).square().amin(-1)
+    torch.testing.assert_close(errors[1].flatten(), nearest, rtol=1e-4, atol=1e-5)
+    assert errors[1].mean() < 0.95 * errors[0].mean()
     assert torch.equal(beam(z).codes, beam.encode(z))
+
+
+def test_one_candidate_is_the_code_of_encoding_whatever_the_beam_of_training() -> None:
+    rvq = Residual(levels(3), search=Beam(4, 1)).eval()
+    z = torch.randn(1, 50, 3)
+    assert torch.equal(rvq.candidates(z, 1)[0][..., 0, :], rvq.encode(z))
+    assert torch.equal(rvq.encode(z), Residual(rvq.levels).eval().encode(z))
 
 
 def test_beam_weights_cost_every_level() -> None:

@@ -73,6 +73,17 @@ def test_a_model_that_can_not_be_built_is_refused(changes: dict[str, object], me
         recipe.replace(model=changes).model.build()
 
 
+def test_set_exchanges_the_codes_of_our_own_tokenizers_and_their_options() -> None:
+    photo = TINY.with_name("smalti-photo-f8.toml")
+    codes = "model.config.quantizer"
+    model = read_recipe(photo, [f"{codes}.codes=16", f"{codes}.levels=3"]).model.build()
+    assert model.quantizer.vocab == (16, 16, 16)
+    model = read_recipe(photo, [codes + '={type="fsq", levels=[8, 5, 5]}']).model.build()
+    assert (model.quantizer.vocab, model.quantizer.dim) == ((200,), 3)
+    with pytest.raises(ConfigError, match=r"quantizer\.eval_beam: .*greater than or equal to 1 \(got 0\)"):
+        read_recipe(photo, [f"{codes}.eval_beam=0"]).model.build()
+
+
 def test_files_that_are_no_recipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't be read"):
         read_recipe(tmp_path / "missing.toml")

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from inspect import signature
 from typing import Any
 
+from smalti.config import Config
 from smalti.errors import ConfigError
 from smalti.quantize.base import Quantizer
 from smalti.quantize.named.added import additive, composite, free_additive, lsq, opq, pyramid, rq_vae
@@ -55,6 +55,7 @@ from smalti.quantize.named.learned import (
     sinkhorn,
     vqrae,
 )
+from smalti.quantize.named.options import options_of
 from smalti.quantize.named.scalars import (
     bernoulli,
     binary_mapper,
@@ -187,18 +188,28 @@ def create(name: str, /, **options: Any) -> Quantizer:
     Raises:
         ConfigError: if there is no such name, or an option does not fit.
     """
-    name = ALIASES.get(name, name)
-    if name not in NAMES:
+    return NAMES[own_name(name)](**dict(checked_options(name, options)))
+
+
+def own_name(name: str) -> str:
+    """The name in `NAMES` that a name or an alias stands for.
+
+    Raises:
+        ConfigError: if there is no such name.
+    """
+    own = ALIASES.get(name, name)
+    if own not in NAMES:
         near = get_close_matches(name, [*NAMES, *ALIASES])
         meant = f"did you mean {' or '.join(near)}? " if near else ""
         raise ConfigError(f"no quantizer is called {name!r}: {meant}choose one of {', '.join(sorted(NAMES))}")
-    builder = NAMES[name]
-    try:
-        signature(builder).bind(**options)
-    except TypeError as error:
-        raise ConfigError(f"{name}: {error}; it is {name}{signature(builder)}") from None
-    try:
-        return builder(**options)
-    except TypeError as error:
-        # Options that a builder hands on are known to what it hands them to.
-        raise ConfigError(f"{name}: {error}") from error
+    return own
+
+
+def checked_options(name: str, options: Mapping[str, Any]) -> Config:
+    """All options of a quantizer's builder, those that are not given with their defaults.
+
+    Raises:
+        ConfigError: naming the options that do not fit.
+    """
+    own = own_name(name)
+    return options_of(NAMES[own], own)(**options)

@@ -7,6 +7,7 @@ from smalti.quantize.additive import Additive, Beam, ConstantProducts, LeastSqua
 from smalti.quantize.base import Quantizer
 from smalti.quantize.compose import Quantize
 from smalti.quantize.learning import EMA
+from smalti.quantize.named.options import Amount, Count, Share
 from smalti.quantize.named.vectors import ema
 from smalti.quantize.parallel import Parallel
 from smalti.quantize.pyramid import Pyramid, Search
@@ -19,25 +20,29 @@ from smalti.quantize.terms import Codebook, Commitment
 from smalti.quantize.vectors import Trained
 
 
-def pyramid(dim: int, pulses: int, *, search: Search = "exact", commitment_weight: float = 0.25) -> Quantizer:
+def pyramid(dim: Count, pulses: Count, *, search: Search = "exact", commitment_weight: Amount = 0.25) -> Quantizer:
     """Pyramid vector quantization: the direction of a point of the integer pyramid; nothing is stored."""
     return Quantize(Pyramid(dim, pulses, search=search), terms=[Commitment(commitment_weight)])
 
 
-def additive(dim: int, codes: int, *, levels: int, beam: int = 4, commitment_weight: float = 0.25) -> Quantizer:
+def additive(
+    dim: Count, codes: Count, *, levels: Count, beam: Count = 4, commitment_weight: Amount = 0.25
+) -> Quantizer:
     """Additive quantization as a layer: sums of codewords found by a beam; codebooks learn by gradient."""
     alphabet = Additive(dim, levels, codes, encoder=Ordered(beam))
     return Quantize(alphabet, terms=[Codebook(), Commitment(commitment_weight)])
 
 
-def free_additive(dim: int, codes: int, *, levels: int, beam: int = 16, commitment_weight: float = 0.25) -> Quantizer:
+def free_additive(
+    dim: Count, codes: Count, *, levels: Count, beam: Count = 16, commitment_weight: Amount = 0.25
+) -> Quantizer:
     """Additive quantization with the published beam, which takes codebooks in any order."""
     alphabet = Additive(dim, levels, codes, encoder=Beam(beam))
     return Quantize(alphabet, terms=[Codebook(), Commitment(commitment_weight)])
 
 
 def lsq(
-    dim: int, codes: int, *, levels: int, rounds: int = 8, decay: float = 0.99, commitment_weight: float = 0.25
+    dim: Count, codes: Count, *, levels: Count, rounds: Count = 8, decay: Share = 0.99, commitment_weight: Amount = 0.25
 ) -> Quantizer:
     """Local search quantization (LSQ): codes by local search, codebooks by least squares in every update."""
     alphabet = Additive(dim, levels, codes, encoder=LocalSearch(rounds), learn=LeastSquares(decay))
@@ -45,14 +50,20 @@ def lsq(
 
 
 def composite(
-    dim: int, codes: int, *, levels: int, beam: int = 4, products_weight: float = 0.1, commitment_weight: float = 0.25
+    dim: Count,
+    codes: Count,
+    *,
+    levels: Count,
+    beam: Count = 4,
+    products_weight: Amount = 0.1,
+    commitment_weight: Amount = 0.25,
 ) -> Quantizer:
     """Composite quantization (CQ): additive codes whose inner products are drawn to one constant."""
     terms = [Codebook(), Commitment(commitment_weight), ConstantProducts(products_weight)]
     return Quantize(Additive(dim, levels, codes, encoder=Ordered(beam)), terms=terms)
 
 
-def opq(dim: int, codes: int, *, parts: int, decay: float = 0.99, commitment_weight: float = 1.0) -> Rotated:
+def opq(dim: Count, codes: Count, *, parts: Count, decay: Share = 0.99, commitment_weight: Amount = 1.0) -> Rotated:
     """Optimised product quantization: product codes behind a rotation, both set by `fit`; tables then follow by EMA."""
     if dim % parts:
         raise ConfigError(f"{dim} dimensions do not divide into {parts} parts")
@@ -64,14 +75,14 @@ def opq(dim: int, codes: int, *, parts: int, decay: float = 0.99, commitment_wei
 
 
 def rq_vae(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
-    levels: int,
-    temperature: float = 0.0,
-    decay: float = 0.99,
-    expire: float = 1.0,
-    commitment_weight: float = 0.25,
+    levels: Count,
+    temperature: Amount = 0.0,
+    decay: Share = 0.99,
+    expire: Amount = 1.0,
+    commitment_weight: Amount = 0.25,
 ) -> Quantizer:
     """RQ-VAE: one EMA codebook for all levels; with a temperature, codes are drawn by squared distance in training."""
     table = Table(Trained(codes, dim), learn=EMA(decay), revive=Expire(expire) if expire > 0 else None)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from pydantic import ConfigDict, model_validator
 
 from smalti.config import Config
+from smalti.errors import ConfigError
 from smalti.quantize.base import Quantizer
-from smalti.quantize.named import create
+from smalti.quantize.multiscale import MultiScale
+from smalti.quantize.named import checked_options, create, own_name
 
 
 class Choice(Config):
     """`type` is a name that `create` knows, every other field an option of that quantizer.
+
+    What is left out has the builder's default, which is kept as if it had been given: saved configurations say all of
+    it. Quantizers whose codes lie on other positions than the latents are refused.
 
     In a recipe:
 
@@ -25,10 +34,24 @@ class Choice(Config):
 
     type: str
 
-    def build(self) -> Quantizer:
-        """The quantizer.
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: Any) -> Any:
+        if not (isinstance(data, Mapping) and isinstance(data.get("type"), str)):
+            return data  # which says what is wrong by itself
+        options = checked_options(data["type"], {name: value for name, value in data.items() if name != "type"})
+        # Lists, as files have them, are the same as tuples.
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in options}
+        return {"type": own_name(data["type"]), **plain}
 
-        Raises:
-            ConfigError: if there is no such name, or an option does not fit.
-        """
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        with torch.random.fork_rng(devices=[]):
+            quantizer = self.build()
+        if isinstance(quantizer, MultiScale):
+            raise ConfigError(f"the codes of {self.type} lie on positions of their own, not on those of the latents")
+        return self
+
+    def build(self) -> Quantizer:
+        """The quantizer, with random weights."""
         return create(self.type, **(self.model_extra or {}))

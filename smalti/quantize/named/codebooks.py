@@ -15,6 +15,7 @@ from smalti.quantize.compose import Quantize
 from smalti.quantize.estimators import NSVQ, DiVeQ, Estimator, RawLatent, Rotation, Synchronous
 from smalti.quantize.heads import Heads
 from smalti.quantize.learning import EMA, Gradient, InPlace
+from smalti.quantize.named.options import Amount, Count, Share
 from smalti.quantize.projection import FixedLinear
 from smalti.quantize.revival import Expire
 from smalti.quantize.soft import Drawn, Soft
@@ -35,21 +36,21 @@ def _by_gradient(dim: int, codes: int, expire: float) -> Table:
 
 
 def rotation_trick(
-    dim: int, codes: int, *, decay: float = 0.99, expire: float = 2.0, commitment_weight: float = 1.0
+    dim: Count, codes: Count, *, decay: Share = 0.99, expire: Amount = 2.0, commitment_weight: Amount = 1.0
 ) -> Quantizer:
     """Rotation trick: EMA codes whose gradient is turned as the latent is turned onto its code."""
     table = _following(dim, codes, decay, expire)
     return Quantize(table, estimator=Rotation(), terms=[Commitment(commitment_weight)])
 
 
-def vit_vqgan(dim: int, codes: int, *, commitment_weight: float = 0.25) -> Quantizer:
+def vit_vqgan(dim: Count, codes: Count, *, commitment_weight: Amount = 0.25) -> Quantizer:
     """ViT-VQGAN: unit codes by gradient; the straight-through gradient skips the normalisation of the latent."""
     table = Table(Trained(codes, dim), space="unit")
     return Quantize(table, estimator=RawLatent(), terms=[Codebook(), Commitment(commitment_weight)])
 
 
 def affine(
-    dim: int, codes: int, *, decay: float = 0.99, expire: float = 0.0, commitment_weight: float = 1.0
+    dim: Count, codes: Count, *, decay: Share = 0.99, expire: Amount = 0.0, commitment_weight: Amount = 1.0
 ) -> Quantizer:
     """Affine re-parametrisation: EMA codes that move with the latents' mean and deviation as a whole."""
     vectors = Affine(Trained(codes, dim))
@@ -58,7 +59,7 @@ def affine(
 
 
 def in_place(
-    dim: int, codes: int, *, rate: float = 1.0, expire: float = 2.0, commitment_weight: float = 1.0
+    dim: Count, codes: Count, *, rate: float = 1.0, expire: Amount = 2.0, commitment_weight: Amount = 1.0
 ) -> Quantizer:
     """In-place optimizer: codes take steps of their own SGD between those of the model."""
     rule = InPlace(partial(torch.optim.SGD, lr=rate * codes * dim), kmeans_iterations=KMEANS)
@@ -66,7 +67,7 @@ def in_place(
     return Quantize(table, terms=[Commitment(commitment_weight)])
 
 
-def synchronous(dim: int, codes: int, *, share: float = 0.2, commitment_weight: float = 1.0) -> Quantizer:
+def synchronous(dim: Count, codes: Count, *, share: Share = 0.2, commitment_weight: Amount = 1.0) -> Quantizer:
     """Synchronous update: codes follow the model's loss too, by a share of the latents' gradient."""
     return Quantize(_by_gradient(dim, codes, 0.0), estimator=Synchronous(share), terms=[Mutual(commitment_weight)])
 
@@ -75,24 +76,24 @@ def _substituted(dim: int, codes: int, expire: float, estimator: Estimator) -> Q
     return Quantize(_by_gradient(dim, codes, expire), estimator=estimator)
 
 
-def diveq(dim: int, codes: int, *, variance: float = 5e-3, expire: float = 2.0) -> Quantizer:
+def diveq(dim: Count, codes: Count, *, variance: Amount = 5e-3, expire: Amount = 2.0) -> Quantizer:
     """DiVeQ: the error's length is differentiated, its direction is not; no further loss terms."""
     return _substituted(dim, codes, expire, DiVeQ(variance))
 
 
-def nsvq(dim: int, codes: int, *, expire: float = 2.0) -> Quantizer:
+def nsvq(dim: Count, codes: Count, *, expire: Amount = 2.0) -> Quantizer:
     """NSVQ: in training random noise of the error's length takes the error's place; no further loss terms."""
     return _substituted(dim, codes, expire, NSVQ())
 
 
 def stochastic(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
-    temperature: float = 1.0,
-    decay: float = 0.99,
-    expire: float = 2.0,
-    commitment_weight: float = 1.0,
+    temperature: Amount = 1.0,
+    decay: Share = 0.99,
+    expire: Amount = 2.0,
+    commitment_weight: Amount = 1.0,
 ) -> Quantizer:
     """Stochastic codes: in training drawn by distance instead of the nearest, over an EMA codebook."""
     table = _following(dim, codes, decay, expire)
@@ -100,7 +101,7 @@ def stochastic(
 
 
 def gumbel_straight_through(
-    dim: int, codes: int, *, temperature: float = 1.0, commitment_weight: float = 1.0
+    dim: Count, codes: Count, *, temperature: Amount = 1.0, commitment_weight: Amount = 1.0
 ) -> Quantizer:
     """Gumbel straight-through by distance: codes drawn, the gradient that of the softmax over all codes."""
     table = Table(Trained(codes, dim, nn.init.normal_))
@@ -109,14 +110,14 @@ def gumbel_straight_through(
 
 
 def multi_head(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
-    heads: int,
+    heads: Count,
     shared: bool = True,
-    decay: float = 0.99,
-    expire: float = 2.0,
-    commitment_weight: float = 1.0,
+    decay: Share = 0.99,
+    expire: Amount = 2.0,
+    commitment_weight: Amount = 1.0,
 ) -> Quantizer:
     """Multi-head codes: equal parts of the dimensions, one EMA codebook for all of them or one each."""
     if dim % heads:
@@ -130,7 +131,7 @@ def multi_head(
     return Quantize(alphabet, terms=[Commitment(commitment_weight)])
 
 
-def random_projection(dim: int, codes: int, *, code_dim: int = 16, heads: int = 1) -> Quantizer:
+def random_projection(dim: Count, codes: Count, *, code_dim: Count = 16, heads: Count = 1) -> Quantizer:
     """Random projection (BEST-RQ): frozen projections of normalised latents, frozen directions; targets to predict."""
     project = FixedLinear(nn.init.xavier_normal_(torch.empty(heads * code_dim, dim)))
     tables = [Table(Frozen(torch.randn(codes, code_dim)), space="unit") for _ in range(heads)]
@@ -138,14 +139,14 @@ def random_projection(dim: int, codes: int, *, code_dim: int = 16, heads: int = 
     return Quantize(Heads(tables), before=before, after=project.preimage(), dim=dim)
 
 
-def orthogonal(dim: int, codes: int, *, weight: float = 10.0, commitment_weight: float = 0.25) -> Quantizer:
+def orthogonal(dim: Count, codes: Count, *, weight: Amount = 10.0, commitment_weight: Amount = 0.25) -> Quantizer:
     """Orthogonal codebook: codes by gradient, kept at right angles."""
     terms = [Codebook(), Commitment(commitment_weight), Orthogonal(weight)]
     return Quantize(Table(Trained(codes, dim, nn.init.kaiming_uniform_)), terms=terms)
 
 
 def diverse(
-    dim: int, codes: int, *, weight: float = 0.1, temperature: float = 10.0, commitment_weight: float = 0.25
+    dim: Count, codes: Count, *, weight: Amount = 0.1, temperature: Amount = 10.0, commitment_weight: Amount = 0.25
 ) -> Quantizer:
     """Diverse codebook: codes by gradient, all of them wanted at every position of the sample."""
     terms = [Codebook(), Commitment(commitment_weight), Diversity(weight, temperature)]

@@ -16,6 +16,7 @@ from smalti.quantize.disentanglement import Disentanglement
 from smalti.quantize.dropout import Dropout, SampleDropout
 from smalti.quantize.estimators import CodebookOnly, DiVeQ
 from smalti.quantize.learning import Gradient
+from smalti.quantize.named.options import Amount, Count, Natural, Share, hands_on
 from smalti.quantize.named.vectors import ema, simvq, vq
 from smalti.quantize.parallel import Parallel
 from smalti.quantize.residual import Residual
@@ -24,20 +25,21 @@ from smalti.quantize.table import Table
 from smalti.quantize.vectors import Trained
 
 
-def residual(dim: int, codes: int, *, levels: int, dropout: bool = False, **options: Any) -> Quantizer:
+@hands_on(ema)
+def residual(dim: Count, codes: Count, *, levels: Count, dropout: bool = False, **options: Any) -> Quantizer:
     """Residual EMA quantization, as in SoundStream and EnCodec."""
     return Residual([ema(dim, codes, **options) for _ in range(levels)], dropout=Dropout() if dropout else None)
 
 
 def vq_vla(
-    dim: int = 128,
-    codes: int = 256,
+    dim: Count = 128,
+    codes: Count = 256,
     *,
-    levels: int = 4,
-    decay: float = 0.8,
-    kmeans_iterations: int = 10,
-    expire: float = 0.0,
-    commitment_weight: float = 1.0,
+    levels: Count = 4,
+    decay: Share = 0.8,
+    kmeans_iterations: Natural = 10,
+    expire: Amount = 0.0,
+    commitment_weight: Amount = 1.0,
 ) -> Quantizer:
     """VQ-VLA: residual EMA quantization that forgets fast, each level with the gradient of the rotation trick.
 
@@ -58,14 +60,15 @@ def vq_vla(
     return Residual([level() for _ in range(levels)], estimator="levels")
 
 
-def product(dim: int, codes: int, *, parts: int, **options: Any) -> Quantizer:
+@hands_on(ema)
+def product(dim: Count, codes: Count, *, parts: Count, **options: Any) -> Quantizer:
     """Product quantization: equal parts of the dimensions, an EMA codebook each."""
     if dim % parts:
         raise ConfigError(f"{dim} dimensions do not divide into {parts} parts")
     return Parallel([ema(dim // parts, codes, **options) for _ in range(parts)])
 
 
-def disentangled(dim: int, codes: int, *, parts: int = 2, weight: float = 0.1) -> Quantizer:
+def disentangled(dim: Count, codes: Count, *, parts: Count = 2, weight: Amount = 0.1) -> Quantizer:
     """FQGAN: cosine codebooks side by side, whose vectors are drawn to right angles."""
     if dim % parts:
         raise ConfigError(f"{dim} dimensions do not divide into {parts} parts")
@@ -73,13 +76,15 @@ def disentangled(dim: int, codes: int, *, parts: int = 2, weight: float = 0.1) -
     return Parallel(books, terms=[Disentanglement(weight)])
 
 
-def shared_residual(dim: int, codes: int, *, levels: int, dropout: bool = False, **options: Any) -> Quantizer:
+@hands_on(ema)
+def shared_residual(dim: Count, codes: Count, *, levels: Count, dropout: bool = False, **options: Any) -> Quantizer:
     """One codebook for all levels, as in RQ-VAE: what all levels chose is gathered, and applied once."""
     return Residual([ema(dim, codes, **options)] * levels, dropout=Dropout() if dropout else None)
 
 
+@hands_on(ema)
 def sample_dropout_residual(
-    dim: int, codes: int, *, levels: int, at_least: int = 1, share: float = 0.5, **options: Any
+    dim: Count, codes: Count, *, levels: Count, at_least: Count = 1, share: Share = 0.5, **options: Any
 ) -> Quantizer:
     """Residual EMA quantization whose number of levels is drawn for each sample, as in DAC."""
     return Residual(
@@ -87,15 +92,17 @@ def sample_dropout_residual(
     )
 
 
+@hands_on(ema)
 def beam_residual(
-    dim: int, codes: int, *, levels: int, beam: int = 4, eval_beam: int | None = None, **options: Any
+    dim: Count, codes: Count, *, levels: Count, beam: Count = 4, eval_beam: Count | None = None, **options: Any
 ) -> Quantizer:
     """Residual EMA quantization whose codes a beam search finds, in training and encoding."""
     return Residual([ema(dim, codes, **options) for _ in range(levels)], search=Beam(beam, eval_beam))
 
 
+@hands_on(ema)
 def grouped_residual(
-    dim: int, codes: int, *, groups: int, levels: int, dropout: bool = False, **options: Any
+    dim: Count, codes: Count, *, groups: Count, levels: Count, dropout: bool = False, **options: Any
 ) -> Quantizer:
     """Group-residual quantization, as in HiFi-Codec: equal parts of the dimensions, residual levels each."""
     if dim % groups:
@@ -104,13 +111,14 @@ def grouped_residual(
     return Parallel(parts, dropout=Dropout() if dropout else None)
 
 
-def residual_simvq(dim: int, codes: int, *, levels: int, dropout: bool = False, **options: Any) -> Quantizer:
+@hands_on(simvq)
+def residual_simvq(dim: Count, codes: Count, *, levels: Count, dropout: bool = False, **options: Any) -> Quantizer:
     """Residual levels of SimVQ."""
     return Residual([simvq(dim, codes, **options) for _ in range(levels)], dropout=Dropout() if dropout else None)
 
 
 def residual_diveq(
-    dim: int, codes: int, *, levels: int, variance: float = 5e-3, expire: float = 2.0, eval_beam: int = 1
+    dim: Count, codes: Count, *, levels: Count, variance: Amount = 5e-3, expire: Amount = 2.0, eval_beam: Count = 1
 ) -> Quantizer:
     """Residual levels with one DiVeQ estimate of their sum; encoding may search with a beam, training is greedy."""
     revive = Expire(expire) if expire > 0 else None
@@ -118,12 +126,11 @@ def residual_diveq(
         Quantize(Table(Trained(codes, dim), learn=Gradient(10), revive=revive), estimator=CodebookOnly())
         for _ in range(levels)
     ]
-    search = Beam(1, eval_beam) if eval_beam > 1 else None
-    return Residual(parts, estimator=DiVeQ(variance), search=search)
+    return Residual(parts, estimator=DiVeQ(variance), search=Beam(1, eval_beam))
 
 
 def qinco(
-    dim: int, codes: int, *, levels: int, hidden: int | None = None, depth: int = 4, beam: int | None = None
+    dim: Count, codes: Count, *, levels: Count, hidden: Count | None = None, depth: Count = 4, beam: Count | None = None
 ) -> Quantizer:
     """QINCo: each level's codebook is computed from the sum of the levels before it."""
     terms = [Mutual()]

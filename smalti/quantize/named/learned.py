@@ -16,6 +16,7 @@ from smalti.quantize.index_backprop import DoubleQuantization, IndexBackprop
 from smalti.quantize.joint import Joint
 from smalti.quantize.learning import EMA
 from smalti.quantize.multiscale import PartialSums
+from smalti.quantize.named.options import Amount, Count, Natural, Share
 from smalti.quantize.named.vectors import simvq
 from smalti.quantize.normalised_ema import NormalisedEMA
 from smalti.quantize.parallel import Parallel
@@ -28,14 +29,14 @@ from smalti.quantize.vectors import Bridged, Trained
 
 
 def fvq(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
-    patch: int = 4,
-    head_dim: int = 64,
-    depth: int = 2,
-    registers: int = 0,
-    commitment_weight: float = 0.25,
+    patch: Count = 4,
+    head_dim: Count = 64,
+    depth: Count = 2,
+    registers: Natural = 0,
+    commitment_weight: Amount = 0.25,
 ) -> Quantizer:
     """FVQ: a transformer over the whole codebook gives the codes, so that all of them learn in every step.
 
@@ -47,14 +48,14 @@ def fvq(
 
 
 def residual_fvq(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
-    levels: int = 4,
-    patch: int = 4,
-    head_dim: int = 64,
-    depth: int = 2,
-    commitment_weight: float = 0.25,
+    levels: Count = 4,
+    patch: Count = 4,
+    head_dim: Count = 64,
+    depth: Count = 2,
+    commitment_weight: Amount = 0.25,
 ) -> Quantizer:
     """FVQ's residual form: all levels share one bridged codebook, which learns from the sums of the first levels."""
     bridge = VQBridge(codes, dim, patch=patch, head_dim=head_dim, depth=depth)
@@ -62,14 +63,19 @@ def residual_fvq(
     return Residual([level] * levels, loss=PartialSums(commitment=commitment_weight))
 
 
-def linear_bridge(dim: int, codes: int, *, layers: int = 1, commitment_weight: float = 0.25) -> Quantizer:
+def linear_bridge(dim: Count, codes: Count, *, layers: Count = 1, commitment_weight: Amount = 0.25) -> Quantizer:
     """FVQ's ablation: linear layers over trained codes, each code alone."""
     table = Table(Bridged(Trained(codes, dim), LinearBridge(dim, layers)))
     return Quantize(table, terms=[Codebook(), Commitment(commitment_weight)])
 
 
 def ibq(
-    dim: int, codes: int, *, commitment_weight: float = 0.25, entropy_weight: float = 0.05, temperature: float = 0.01
+    dim: Count,
+    codes: Count,
+    *,
+    commitment_weight: Amount = 0.25,
+    entropy_weight: Amount = 0.05,
+    temperature: Amount = 0.01,
 ) -> Quantizer:
     """IBQ: the largest inner product, with the gradient of the softmax over all codes, so that all of them learn."""
     table = Table(Trained(codes, dim, nn.init.normal_))
@@ -80,7 +86,7 @@ def ibq(
 
 
 def normalised_ema(
-    dim: int, codes: int, *, decay: float = 0.99, kmeans_iterations: int = 10, commitment_weight: float = 1.0
+    dim: Count, codes: Count, *, decay: Share = 0.99, kmeans_iterations: Natural = 10, commitment_weight: Amount = 1.0
 ) -> Quantizer:
     """BEiT v2: unit codes that follow the direction of the mean of what chose them; E-ViLM uses it."""
     rule = NormalisedEMA(decay, kmeans_iterations)
@@ -88,14 +94,14 @@ def normalised_ema(
 
 
 def residual_normalised_ema(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
-    levels: int = 8,
-    decay: float = 0.99,
-    kmeans_iterations: int = 10,
-    commitment_weight: float = 1.0,
-    remainder_weight: float = 0.4,
+    levels: Count = 8,
+    decay: Share = 0.99,
+    kmeans_iterations: Natural = 10,
+    commitment_weight: Amount = 1.0,
+    remainder_weight: Amount = 0.4,
 ) -> Quantizer:
     """NeuroRVQ: unit codes at every level, each of which normalises what the levels before it left.
 
@@ -109,7 +115,7 @@ def residual_normalised_ema(
     return Residual([Quantize(table, terms=terms) for table in tables], estimator="levels", passed_gradient=1.0)
 
 
-def vqrae(dim: int, codes: int, *, code_dim: int | None = None, commitment_weight: float = 0.25) -> Quantizer:
+def vqrae(dim: Count, codes: Count, *, code_dim: Count | None = None, commitment_weight: Amount = 0.25) -> Quantizer:
     """VQRAE: SimVQ in more dimensions than the features have, between two linear layers."""
     wide = dim * 4 // 3 if code_dim is None else code_dim
     inner = simvq(wide, codes, commitment_weight=commitment_weight)
@@ -117,7 +123,7 @@ def vqrae(dim: int, codes: int, *, code_dim: int | None = None, commitment_weigh
     return Quantize(inner.alphabet, before=nn.Linear(dim, wide), after=nn.Linear(wide, dim), dim=dim, terms=inner.terms)
 
 
-def factorised(dim: int, codes: int, *, code_dim: int = 8, commitment_weight: float = 0.25) -> Quantizer:
+def factorised(dim: Count, codes: Count, *, code_dim: Count = 8, commitment_weight: Amount = 0.25) -> Quantizer:
     """DAC's level: projected to few dimensions, nearest by cosine, the code at its own length projected back."""
     return Quantize(
         Directions(Table(Trained(codes, code_dim, nn.init.normal_), space="unit")),
@@ -129,13 +135,13 @@ def factorised(dim: int, codes: int, *, code_dim: int = 8, commitment_weight: fl
 
 
 def dac(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
-    levels: int = 9,
-    code_dim: int = 8,
-    dropout: float = 0.5,
-    commitment_weight: float = 0.25,
+    levels: Count = 9,
+    code_dim: Count = 8,
+    dropout: Share = 0.5,
+    commitment_weight: Amount = 0.25,
 ) -> Quantizer:
     """DAC: residual levels of factorised cosine codes; `dropout` is the share of samples that use fewer levels."""
     made = [factorised(dim, codes, code_dim=code_dim, commitment_weight=commitment_weight) for _ in range(levels)]
@@ -145,13 +151,13 @@ def dac(
 
 
 def mimi(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
-    levels: int = 8,
-    code_dim: int | None = None,
-    decay: float = 0.99,
-    commitment_weight: float = 1.0,
+    levels: Count = 8,
+    code_dim: Count | None = None,
+    decay: Share = 0.99,
+    commitment_weight: Amount = 1.0,
 ) -> Quantizer:
     """Mimi: a semantic codebook and residual acoustic ones see the same latents through projections of their own.
 
@@ -174,12 +180,12 @@ def mimi(
 
 
 def sinkhorn(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
     epsilon: float = 0.05,
-    iterations: int = 50,
-    commitment_weight: float = 0.25,
+    iterations: Count = 50,
+    commitment_weight: Amount = 0.25,
 ) -> Quantizer:
     """Sinkhorn assignment: in training a batch is spread evenly over all codes; otherwise the nearest."""
     table = Table(Trained(codes, dim, nn.init.normal_))
@@ -187,12 +193,12 @@ def sinkhorn(
 
 
 def joint_index(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
-    semantic_dim: int | None = None,
-    pixel_weight: float = 1.0,
-    commitment_weight: float = 0.25,
+    semantic_dim: Count | None = None,
+    pixel_weight: Amount = 1.0,
+    commitment_weight: Amount = 0.25,
 ) -> Quantizer:
     """TokenFlow: one index into a semantic and a pixel codebook of unit rows, by the sum of their distances."""
     first = dim * 4 // 5 if semantic_dim is None else semantic_dim

@@ -24,6 +24,7 @@ from smalti.quantize.estimators import Amplified, StraightThrough
 from smalti.quantize.lattice import leech_codebook
 from smalti.quantize.levels import Levels, even_levels, normal_levels
 from smalti.quantize.moments import Moments
+from smalti.quantize.named.options import Amount, Count
 from smalti.quantize.one_hot import BinaryMapping, OneHot
 from smalti.quantize.residual import Residual
 from smalti.quantize.scalar_noise import Bernoulli, Perturbed
@@ -36,22 +37,22 @@ from smalti.quantize.warped import Through, Warped
 # --- levels ----------------------------------------------------------------------------------------------------------
 
 
-def fsq(levels: Sequence[int], *, groups: int = 1) -> Quantizer:
+def fsq(levels: Sequence[int], *, groups: Count = 1) -> Quantizer:
     """Finite scalar quantization: every dimension bounded and rounded."""
     return Quantize(Scalars(levels, groups=groups, grid="fsq"), before=BoundFSQ(levels, groups))
 
 
-def symmetric_fsq(levels: Sequence[int], *, groups: int = 1) -> Quantizer:
+def symmetric_fsq(levels: Sequence[int], *, groups: Count = 1) -> Quantizer:
     """FSQ whose levels reach from -1 to 1 for even counts too; with levels of 2, bits."""
     return Quantize(Scalars(levels, groups=groups), before=SoftClamp())
 
 
-def ifsq(levels: Sequence[int], *, groups: int = 1) -> Quantizer:
+def ifsq(levels: Sequence[int], *, groups: Count = 1) -> Quantizer:
     """iFSQ: FSQ whose bound uses all levels about evenly where latents are normal."""
     return Quantize(Scalars(levels, groups=groups), before=SoftClamp(slope=IFSQ_SLOPE))
 
 
-def residual_fsq(levels: Sequence[int], *, stages: int) -> Quantizer:
+def residual_fsq(levels: Sequence[int], *, stages: Count) -> Quantizer:
     """Residual FSQ: each stage has the same grid, as much smaller as it has levels."""
     limit = [1 + 1 / (level - 1) for level in levels]
     scales = [[float(level) ** -stage for level in levels] for stage in range(stages)]
@@ -72,14 +73,14 @@ def fsp(levels: Sequence[int], *, distribution: Distribution = "tanh", rounded: 
     )
 
 
-def latent(levels: Sequence[int], *, codebook_weight: float = 0.1, commitment_weight: float = 0.1) -> Quantizer:
+def latent(levels: Sequence[int], *, codebook_weight: Amount = 0.1, commitment_weight: Amount = 0.1) -> Quantizer:
     """Latent quantization: each dimension chooses among a few trained numbers."""
     alphabet = Levels([even_levels(level) for level in levels], trained=True)
     return Quantize(alphabet, terms=[Codebook(codebook_weight), Commitment(commitment_weight)])
 
 
 def dimension_wise(
-    dim: int, *, bits: int = 6, low: float = -5.0, high: float = 5.0, deviations: float = 3.0
+    dim: Count, *, bits: Count = 6, low: float = -5.0, high: float = 5.0, deviations: float = 3.0
 ) -> Quantizer:
     """TokenBridge: after training, a code for each dimension, from a normal distribution cut at ±deviations.
 
@@ -94,12 +95,12 @@ def dimension_wise(
 
 
 def lookup_free(
-    bits: int,
+    bits: Count,
     *,
-    groups: int = 1,
+    groups: Count = 1,
     order: BitOrder = "little",
-    entropy_weight: float = 0.1,
-    commitment_weight: float = 0.25,
+    entropy_weight: Amount = 0.1,
+    commitment_weight: Amount = 0.25,
 ) -> Quantizer:
     """LFQ: signs; an entropy term keeps them certain and the codes evenly used."""
     terms = [BitEntropy(entropy_weight), Commitment(commitment_weight)]
@@ -107,14 +108,14 @@ def lookup_free(
 
 
 def group_wise(
-    bits: int, groups: int, *, pooled: bool = False, entropy_weight: float = 0.1, commitment_weight: float = 0.25
+    bits: Count, groups: Count, *, pooled: bool = False, entropy_weight: Amount = 0.1, commitment_weight: Amount = 0.25
 ) -> Quantizer:
     """WeTok: LFQ in groups. `pooled` lets groups share one mean distribution, as published."""
     terms = [BitEntropy(entropy_weight, pooled=pooled), Commitment(commitment_weight)]
     return Quantize(Scalars((2,) * bits, groups=groups), terms=terms)
 
 
-def bsq(bits: int, *, group_bits: int = 1, entropy_weight: float = 0.1, sharpness: float = 1.0) -> Quantizer:
+def bsq(bits: Count, *, group_bits: Count = 1, entropy_weight: Amount = 0.1, sharpness: float = 1.0) -> Quantizer:
     """BSQ: signs of a unit vector, at length 1; the entropy over groups of `group_bits`."""
     scale = bits**-0.5
     entropy = BitEntropy(entropy_weight / sharpness, temperature=1 / sharpness, joint=2**group_bits)
@@ -127,7 +128,7 @@ def bsq(bits: int, *, group_bits: int = 1, entropy_weight: float = 0.1, sharpnes
 
 
 def residual_lookup_free(
-    bits: int, *, stages: int, entropy_weight: float = 0.1, commitment_weight: float = 0.25
+    bits: Count, *, stages: Count, entropy_weight: Amount = 0.1, commitment_weight: Amount = 0.25
 ) -> Quantizer:
     """Residual LFQ: signs of 1, 1/2, 1/4 ..."""
     parts = [
@@ -140,13 +141,13 @@ def residual_lookup_free(
     return Residual(parts)
 
 
-def bernoulli(bits: int, *, groups: int = 1, temperature: float = 1.0, prior_weight: float = 0.0) -> Quantizer:
+def bernoulli(bits: Count, *, groups: Count = 1, temperature: Amount = 1.0, prior_weight: Amount = 0.0) -> Quantizer:
     """Bits drawn with probability sigmoid(z) in training; `prior_weight` draws them to 1/2."""
     terms = [FreeBits(prior_weight, free=0.0)] if prior_weight else []
     return Quantize(Scalars((2,) * bits, groups=groups), assign=Bernoulli(temperature), terms=terms)
 
 
-def binary_mapper(dim: int, *, bits: int, prior_weight: float = 1.0) -> Quantizer:
+def binary_mapper(dim: Count, *, bits: Count, prior_weight: Amount = 1.0) -> Quantizer:
     """Free Transformer's binary mapper between linear layers: bits are drawn, and one-hot among 2^bits."""
     return Quantize(
         OneHot(bits),

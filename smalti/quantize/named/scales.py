@@ -11,6 +11,7 @@ from smalti.quantize.compose import Quantize
 from smalti.quantize.directions import Directions
 from smalti.quantize.estimators import CodebookOnly
 from smalti.quantize.multiscale import MultiScale, PartialSums
+from smalti.quantize.named.options import Amount, Count, Share
 from smalti.quantize.scales import Interpolate, Sizes, Smoothing, Strides, average, repeat, shared_smoothings
 from smalti.quantize.table import Table
 from smalti.quantize.terms import Codebook, Commitment
@@ -20,14 +21,14 @@ VAR_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
 
 def multi_scale(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
     sizes: Sequence[int] = VAR_SIZES,
     smoothings: int = 4,
-    share: float = 0.5,
+    share: Share = 0.5,
     unit: bool = False,
-    commitment_weight: float = 0.25,
+    commitment_weight: Amount = 0.25,
 ) -> Quantizer:
     """VAR: one codebook at all scales; area down, bicubic up, smoothing convolutions that scales share.
 
@@ -50,7 +51,12 @@ def multi_scale(
 
 
 def multi_rate(
-    dim: int, codes: int, *, strides: Sequence[int] = (4, 2, 1), code_dim: int = 8, commitment_weight: float = 0.25
+    dim: Count,
+    codes: Count,
+    *,
+    strides: Sequence[int] = (4, 2, 1),
+    code_dim: Count = 8,
+    commitment_weight: Amount = 0.25,
 ) -> Quantizer:
     """SNAC: fewer codes per second at coarse levels; each projects to a few dimensions and chooses by cosine."""
 

@@ -10,6 +10,7 @@ from smalti.quantize.base import Quantizer
 from smalti.quantize.compose import Quantize
 from smalti.quantize.estimators import Rotation, StraightThrough
 from smalti.quantize.learning import EMA
+from smalti.quantize.named.options import Amount, Count, Natural, Share
 from smalti.quantize.revival import Expire
 from smalti.quantize.table import Table
 from smalti.quantize.terms import Codebook, Commitment, UniformPrior
@@ -17,7 +18,7 @@ from smalti.quantize.vectors import Mapped, Trained
 
 
 def vq(
-    dim: int, codes: int, *, unit: bool = False, rotation: bool = False, commitment_weight: float = 0.25
+    dim: Count, codes: Count, *, unit: bool = False, rotation: bool = False, commitment_weight: Amount = 0.25
 ) -> Quantizer:
     """VQ-VAE: rows learn by gradient. With `unit`, cosine codes as in ViT-VQGAN."""
     table = Table(Trained(codes, dim), space="unit" if unit else "euclidean")
@@ -26,15 +27,15 @@ def vq(
 
 
 def ema(
-    dim: int,
-    codes: int,
+    dim: Count,
+    codes: Count,
     *,
     unit: bool = False,
     rotation: bool = False,
-    decay: float = 0.99,
-    kmeans_iterations: int = 10,
-    expire: float = 2.0,
-    commitment_weight: float = 1.0,
+    decay: Share = 0.99,
+    kmeans_iterations: Natural = 10,
+    expire: Amount = 2.0,
+    commitment_weight: Amount = 1.0,
 ) -> Quantizer:
     """Rows follow what chose them; k-means start, dead codes replaced."""
     table = Table(
@@ -47,13 +48,13 @@ def ema(
     return Quantize(table, estimator=estimator, terms=[Commitment(commitment_weight)])
 
 
-def simvq(dim: int, codes: int, *, commitment_weight: float = 0.25) -> Quantizer:
+def simvq(dim: Count, codes: Count, *, commitment_weight: Amount = 0.25) -> Quantizer:
     """SimVQ: one linear layer over frozen rows drawn from N(0, 1/dim)."""
     base = torch.randn(codes, dim) * dim**-0.5
     return Quantize(Table(Mapped(base, nn.Linear(dim, dim), dim)), terms=[Codebook(), Commitment(commitment_weight)])
 
 
-def gumbel(dim: int, codes: int, *, temperature: float = 1.0, kl_weight: float = 5e-4) -> Quantizer:
+def gumbel(dim: Count, codes: Count, *, temperature: Amount = 1.0, kl_weight: Amount = 5e-4) -> Quantizer:
     """Codes drawn from logits with the Gumbel-softmax gradient, as in DALL-E and VQGAN-Gumbel."""
     assign = Sampled(nn.Linear(dim, codes), temperature)
     table = Table(Trained(codes, dim, init=nn.init.normal_))

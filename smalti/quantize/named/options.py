@@ -1,0 +1,49 @@
+"""The options of a builder as a configuration: types and ranges checked, unknown ones named, defaults filled in.
+
+def simvq(dim: Count, codes: Count, *, commitment_weight: Amount = 0.25) ──options_of──► its Config
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from inspect import Parameter, signature
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, create_model
+
+from smalti.config import Config
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+Builder = TypeVar("Builder", bound=Callable[..., Any])
+
+
+@cache
+def options_of(builder: Callable[..., Any], name: str) -> type[Config]:
+    """A configuration with the builder's parameters as fields.
+
+    Args:
+        builder: its annotations are types, or the ranges above.
+        name: of what it builds, for messages.
+    """
+    fields: dict[str, Any] = {}
+    for each in signature(builder, eval_str=True).parameters.values():
+        fields[each.name] = each.annotation, ... if each.default is Parameter.empty else each.default
+    return create_model(name, __base__=Config, **fields)
+
+
+def hands_on(inner: Callable[..., Any]) -> Callable[[Builder], Builder]:
+    """Says of a builder with `**options` what these are: the keywords of `inner`."""
+    handed = [each for each in signature(inner, eval_str=True).parameters.values() if each.kind is each.KEYWORD_ONLY]
+
+    def decorate(builder: Builder) -> Builder:
+        own = signature(builder, eval_str=True)
+        kept = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        builder.__signature__ = own.replace(parameters=[*kept, *handed])  # type: ignore[attr-defined]
+        return builder
+
+    return decorate
