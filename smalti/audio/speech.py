@@ -1,4 +1,4 @@
-"""Smalti's own speech codec: a mel front end, residual codes, and a Vocos decoder; quick enough for a laptop.
+"""Smalti's own speech codec: a mel front end, a quantizer, and a Vocos decoder; quick enough for a laptop.
 
 Source: our own; any quantizer that has a name can stand in the middle. The decoder is that of "Vocos: Closing the gap
 between time-domain and Fourier-based neural vocoders for high-quality audio synthesis".

@@ -1,4 +1,4 @@
-"""Smalti's own photo tokenizer: a small residual network over residual codes, quick enough for a laptop.
+"""Smalti's own photo tokenizer: a small residual network around a quantizer, quick enough for a laptop.
 
 Source: our own. Channel norms and zero-started branches keep the network trainable at high rates; any quantizer
 whose codes lie on the latents' positions can stand in the middle, by its name.
@@ -78,7 +78,7 @@ class Decoder(nn.Module):
 
 
 class PhotoTokenizer(ImageTokenizer):
-    """Photos to a few residual codes per patch of `factor` x `factor` pixels, and back.
+    """Photos to a few codes per patch of `factor` x `factor` pixels, and back.
 
     Shape:
         x: (B,3,H,W) in [0,1] -> codes (B, ceil(H/factor), ceil(W/factor), slots)
