@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from smalti.errors import ConfigError
 from smalti.image.llamagen import LlamaGen
 from smalti.image.losses import dissimilarity, log_mse
 from smalti.image.lpips import LPIPS
-from smalti.image.metrics import PSNR, SSIM
+from smalti.image.metrics import PSNR, SSIM, WINDOWS, Variant
 from smalti.image.photo import PhotoTokenizer
 from smalti.image.simvq import SimVQImage
 from smalti.image.taming import VQGAN
@@ -281,12 +282,19 @@ def test_a_reconstruction_cut_to_the_batch_and_outside_the_range_is_judged_as_it
     assert terms["l1"].item() == pytest.approx(0.5 / 256, rel=1e-3)
 
 
-def test_gradients_of_the_pixel_losses_are_those_of_finite_differences() -> None:
+@pytest.mark.parametrize("variant", sorted(WINDOWS))
+def test_gradients_of_the_structural_loss_are_those_of_finite_differences(variant: Variant) -> None:
     draw = torch.Generator().manual_seed(0)
-    x, y = (torch.rand(2, 2, 13, 12, generator=draw, dtype=torch.float64) for _ in range(2))
-    y.requires_grad_()
-    assert torch.autograd.gradcheck(lambda each: dissimilarity(x, each), y)
-    assert torch.autograd.gradcheck(lambda each: log_mse(x, each), y)
+    x, y = (torch.rand(1, 1, 13, 12, generator=draw, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    loss = partial(dissimilarity, variant=variant)
+    assert torch.autograd.gradcheck(loss, (x, y))
+    assert torch.autograd.gradgradcheck(loss, (x.detach(), y))
+
+
+def test_gradients_of_the_logarithm_are_those_of_finite_differences() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(2, 2, 5, 4, generator=draw, dtype=torch.float64) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda each: log_mse(x, each), y.requires_grad_())
 
 
 def test_schedules_reach_the_weights() -> None:
