@@ -179,10 +179,10 @@ class Window:
             )
 
     def average(self, planes: Tensor) -> Tensor:
-        """Local weighted means: (..., H, W) -> (..., H', W')."""
+        """Local weighted means: (planes, ..., H, W) -> (planes, ..., H', W')."""
         if self.reflect:
-            radius = len(self.taps) // 2
-            planes = F.pad(planes, (radius,) * 4, mode="reflect")
+            flat = F.pad(planes.flatten(0, -3), (len(self.taps) // 2,) * 4, mode="reflect")
+            planes = flat.unflatten(0, planes.shape[:-2])
         return _Slide.apply(_Slide.apply(planes, self.taps, -1), self.taps, -2)
 
 
@@ -264,15 +264,15 @@ def similarity(x: Tensor, y: Tensor, window: Window, value_range: float) -> tupl
     """SSIM and its contrast-and-structure factor at every place of a window.
 
     Args:
-        x, y: one plane each, (H, W), float64.
+        x, y: planes of one shape, (..., H, W).
         window: see `Window`.
         value_range: the largest value a pixel can have.
 
     Returns:
-        Two maps, (H', W').
+        Two maps, (..., H', W').
     """
-    mean_x, mean_xx = window.average(torch.stack([x, x * x])[None])[0]  # no gradient where only y is learnt
-    mean_y, mean_yy, mean_xy = window.average(torch.stack([y, y * y, x * y])[None])[0]
+    mean_x, mean_xx = window.average(torch.stack([x, x * x]))  # no gradient where only y is learnt
+    mean_y, mean_yy, mean_xy = window.average(torch.stack([y, y * y, x * y]))
     size = len(window.taps) ** 2
     correction = size / (size - 1) if window.sample_covariance else 1.0
     variances = correction * (mean_xx - mean_x**2 + mean_yy - mean_y**2)
