@@ -33,7 +33,9 @@ OnInvalid = Literal["raise", "clip"]
 # Config fields of quantizers that shape training and decide no code, whatever the system.
 TRAINING_FIELDS = (
     "*commitment_weight", "*entropy_weight", "*kl_weight", "*legacy_training", "*temperature", "*decay", "*eps",
-    "*kmeans_iterations", "*expire", "*dropout", "*variance",
+    "*kmeans_iterations", "*expire", "*dropout", "*variance", "*prior_weight", "*products_weight", "*remainder_weight",
+    "*codebook_weight", "quantizer.weight", "quantizer.rotation", "quantizer.share", "quantizer.at_least",
+    "quantizer.rate", "quantizer.epsilon", "quantizer.iterations",
 )  # fmt: skip
 Seed = int | Sequence[int] | None
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from smalti.audio.base import AudioTokenizer, Window
 from smalti.audio.mel import MelSpectrogram
 from smalti.audio.vocos import ISTFTHead, VocosBackbone
-from smalti.errors import ConfigError
 from smalti.quantize.named.choice import Choice
 from smalti.tokenizer import Tokenizer
 
@@ -89,13 +88,20 @@ class SpeechCodec(AudioTokenizer):
             input_channels=16, dim=256, intermediate_dim=768, layers=6, bandwidths=0, pos_net=False
         )
         head_n_fft: int = Field(1024, ge=2, multiple_of=2)
-        quantizer: Choice = Choice(type="residual-diveq", dim=16, codes=1024, levels=2)
+        quantizer: Choice = Choice(
+            type="residual", dim=16, codes=1024, levels=2, decay=0.98, expire=0.03, commitment_weight=0.25
+        )
         window: Window | None = Window()
 
         @model_validator(mode="after")
         def _check(self) -> Self:
             if self.encoder.input_channels != self.mels:
                 raise ValueError(f"encoder.input_channels must be mels, {self.mels}, got {self.encoder.input_channels}")
+            if self.decoder.input_channels != self.quantizer.latent_dim:
+                raise ValueError(
+                    f"decoder.input_channels must be the quantizer's dimension, {self.quantizer.latent_dim}, "
+                    f"got {self.decoder.input_channels}"
+                )
             if self.n_fft < self.hop or self.head_n_fft <= self.hop:
                 raise ValueError("windows must be longer than the hop")
             return self
@@ -123,14 +129,8 @@ class SpeechCodec(AudioTokenizer):
         super().__init__(config)
         self.sample_rate, self.hop, self.window = config.sample_rate, config.hop, config.window
         mel = MelSpectrogram(rate=config.sample_rate, n_fft=config.n_fft, hop=config.hop, mels=config.mels)
-        quantizer = config.quantizer.build()
-        if config.decoder.input_channels != quantizer.dim:
-            raise ConfigError(
-                f"decoder.input_channels must be the quantizer's dimension, {quantizer.dim}, "
-                f"got {config.decoder.input_channels}"
-            )
-        self.encoder = MelEncoder(mel, config.encoder, quantizer.dim)
-        self.quantizer = quantizer
+        self.encoder = MelEncoder(mel, config.encoder, config.quantizer.latent_dim)
+        self.quantizer = config.quantizer.build()
         self.decoder = config.decoder.build()
         self.head = ISTFTHead.Config(dim=config.decoder.dim, n_fft=config.head_n_fft, hop=config.hop).build()
 

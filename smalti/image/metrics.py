@@ -286,14 +286,16 @@ def similarity(x: Tensor, y: Tensor, window: Window, value_range: float) -> tupl
 
 
 class _Slide(torch.autograd.Function):
-    """Correlates along one axis, whole windows only. A sum of shifted views is faster here than float64 convolution.
+    """Correlates along an axis, -1 or -2, whole windows only.
 
-    Its own gradient is one such sum, too; that of each view alone would fill a tensor of zeros for every tap.
+    A sum of shifted views is faster here than float64 convolution. Its own gradient is one such sum, too; that of each
+    view alone would fill a tensor of zeros for every tap.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, planes: Tensor, taps: tuple[float, ...], axis: int) -> Tensor:
-        ctx.taps, ctx.axis = taps, axis
+    def forward(planes: Tensor, taps: tuple[float, ...], axis: int) -> Tensor:
         size = planes.shape[axis] - len(taps) + 1
         total = planes.narrow(axis, 0, size) * taps[0]
         for start, weight in enumerate(taps[1:], 1):
@@ -301,10 +303,18 @@ class _Slide(torch.autograd.Function):
         return total
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[float, ...], int], output: Tensor) -> None:
+        _, ctx.taps, ctx.axis = inputs
+
+    @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         margin = len(ctx.taps) - 1
         wide = F.pad(gradients[0], (0, 0) * (-ctx.axis - 1) + (margin, margin))
         return _Slide.apply(wide, ctx.taps[::-1], ctx.axis), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _Slide.apply(tangents[0], ctx.taps, ctx.axis)
 
 
 def _halve(plane: Tensor) -> Tensor:

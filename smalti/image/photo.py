@@ -89,7 +89,7 @@ class PhotoTokenizer(ImageTokenizer):
     codeless_fields: ClassVar[tuple[str, ...]] = ("decoder_blocks",)
 
     class Config(smalti.tokenizer.Tokenizer.Config):
-        """Sizes of the network; the recipes say those of the tokenizers that ship.
+        """Sizes of the network; the defaults are those of `smalti-photo-f8`.
 
         Args:
             patch: pixels that become channels at once, in both directions.
@@ -100,9 +100,9 @@ class PhotoTokenizer(ImageTokenizer):
 
         patch: int = Field(4, ge=1, le=32)
         widths: tuple[int, ...] = Field((64, 160), min_length=1, max_length=5)
-        encoder_blocks: tuple[int, ...] = (2, 2)
-        decoder_blocks: tuple[int, ...] = (2, 3)
-        quantizer: Choice = Choice(type="residual-diveq", dim=16, codes=256, levels=2)
+        encoder_blocks: tuple[int, ...] = (2, 3)
+        decoder_blocks: tuple[int, ...] = (2, 4)
+        quantizer: Choice = Choice(type="residual-diveq", dim=16, codes=256, levels=2, expire=0.03, eval_beam=16)
 
         @model_validator(mode="after")
         def _levels(self) -> Self:
@@ -128,10 +128,10 @@ class PhotoTokenizer(ImageTokenizer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.factor = config.patch * 2 ** (len(config.widths) - 1)
-        quantizer = config.quantizer.build()
-        self.encoder = Encoder(config.patch, config.widths, config.encoder_blocks, quantizer.dim)
-        self.quantizer = quantizer
-        self.decoder = Decoder(config.patch, config.widths, config.decoder_blocks, quantizer.dim)
+        latent_dim = config.quantizer.latent_dim
+        self.encoder = Encoder(config.patch, config.widths, config.encoder_blocks, latent_dim)
+        self.quantizer = config.quantizer.build()
+        self.decoder = Decoder(config.patch, config.widths, config.decoder_blocks, latent_dim)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def analysis(self, inputs: Tensor, options: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import smalti
 from smalti.audio.speech import SpeechCodec
 from smalti.errors import ConfigError
 from smalti.image.photo import PhotoTokenizer
-from smalti.quantize import create
+from smalti.quantize import NAMES, create
 from smalti.quantize.named.choice import Choice
 from smalti.tokenizer import Tokenizer
 from tests.quantize.test_contract import OPTIONS, SCALE_OPTIONS
@@ -59,7 +60,12 @@ def test_it_says_all_that_decides_codes_by_the_quantizers_own_name() -> None:
         ({"type": "residual", "dim": 4, "levels": 2}, "Choice: codes: Field required"),
         ({"type": "fsq", "levels": [4], "codes": 3}, "Choice: codes: there is no such field; there are groups, levels"),
         ({"type": "residual", "dim": 4, "codes": 8, "levels": 2, "gamma": 1}, "gamma: there is no such field.*decay"),
-        ({"type": "residual", "dim": 4, "codes": 8, "levels": 2, "decay": 1.5}, "decay: .*less than or equal to 1"),
+        ({"type": "residual", "dim": 4, "codes": 8, "levels": 2, "decay": 1.0}, "decay: .*less than 1"),
+        ({"type": "ibq", "dim": 4, "codes": 8, "temperature": 0}, "temperature: .*greater than 0"),
+        ({"type": "gumbel", "dim": 4, "codes": 8, "temperature": 0}, "temperature: .*greater than 0"),
+        ({"type": "bsq", "bits": 4, "sharpness": 0}, "sharpness: .*greater than 0"),
+        ({"type": "residual-fsq", "levels": [1, 4], "stages": 2}, r"levels\.0: .*greater than or equal to 2"),
+        ({"type": "fsq", "levels": []}, "levels: .*at least 1 item"),
         ({"type": "ema", "dim": 4, "codes": 8, "expire": -1.0}, "expire: .*greater than or equal to 0"),
         ({"type": "ema", "dim": 4, "codes": 8, "kmeans_iterations": -1}, "kmeans_iterations: .*greater than or equal"),
         ({"type": "vq", "dim": 4, "codes": 8, "commitment_weight": "much"}, "commitment_weight: .*valid number"),
@@ -104,6 +110,32 @@ def test_our_tokenizers_take_any_and_are_read_back_with_it(
 
 
 def test_a_decoder_that_does_not_fit_the_latents_is_refused() -> None:
-    plan = SpeechCodec.Config.tiny().replace(quantizer=Choice(type="simvq", dim=5, codes=8))
     with pytest.raises(ConfigError, match="must be the quantizer's dimension, 5, got 4"):
-        plan.build()
+        SpeechCodec.Config.tiny().replace(quantizer=Choice(type="simvq", dim=5, codes=8))
+
+
+@pytest.mark.parametrize(
+    ("options", "training", "deciding"),
+    [
+        ({"type": "residual", "dim": 4, "codes": 8, "levels": 2}, {"rotation": True, "decay": 0.5}, {"unit": True}),
+        ({"type": "residual-diveq", "dim": 4, "codes": 8, "levels": 2}, {"variance": 0.1}, {"eval_beam": 4}),
+        ({"type": "orthogonal", "dim": 4, "codes": 8}, {"weight": 1.0}, {"codes": 16}),
+        ({"type": "synchronous", "dim": 4, "codes": 8}, {"share": 0.5}, {"codes": 16}),
+        ({"type": "sinkhorn", "dim": 4, "codes": 8}, {"epsilon": 0.5, "iterations": 3}, {"codes": 16}),
+    ],
+    ids=lambda options: options.get("type"),
+)
+def test_options_of_training_leave_the_codes_hash_alone_and_others_do_not(
+    options: dict[str, Any], training: dict[str, Any], deciding: dict[str, Any]
+) -> None:
+    hashes = []
+    for changes in ({}, training, deciding):
+        torch.manual_seed(0)
+        plan = PhotoTokenizer.Config.tiny().replace(quantizer={**options, **changes})
+        hashes.append(plan.build().codes_hash)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_every_builder_says_all_of_its_options() -> None:
+    kinds = {each.kind for builder in NAMES.values() for each in signature(builder).parameters.values()}
+    assert Parameter.VAR_KEYWORD not in kinds

@@ -289,6 +289,10 @@ def test_gradients_of_the_structural_loss_are_those_of_finite_differences(varian
     loss = partial(dissimilarity, variant=variant)
     assert torch.autograd.gradcheck(loss, (x, y))
     assert torch.autograd.gradgradcheck(loss, (x.detach(), y))
+    gradient, slope = torch.autograd.grad(loss(x, y).sum(), y)[0], torch.ones_like(y)
+    assert torch.equal(torch.func.grad(lambda each: loss(x.detach(), each).sum())(y.detach()), gradient)
+    forward = torch.func.jvp(lambda each: loss(x.detach(), each).sum(), (y.detach(),), (slope,))[1]
+    torch.testing.assert_close(forward, gradient.sum())
 
 
 def test_gradients_of_the_logarithm_are_those_of_finite_differences() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from smalti.errors import ConfigError
+from smalti.systems import WEIGHTS
 from smalti.train.recipe import Optimizer, Recipe, read_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
@@ -96,6 +98,12 @@ def test_a_resolved_recipe_reads_back_as_itself() -> None:
     for path in RECIPES:
         recipe = read_recipe(path)
         assert Recipe(**recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize("name", ["smalti-photo-f8", "smalti-photo-f16", "smalti-speech"])
+def test_the_weights_that_ship_were_made_by_the_recipes_as_they_are(name: str) -> None:
+    made_by = Recipe(**json.loads((WEIGHTS / name / "recipe.json").read_text()))
+    assert made_by == read_recipe(TINY.with_name(f"{name}.toml"))
 
 
 def test_optimizer_groups_by_rate_and_decay() -> None:

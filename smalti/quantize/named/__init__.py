@@ -178,7 +178,7 @@ ALIASES: dict[str, str] = {
 }
 
 
-def create(name: str, /, **options: Any) -> Quantizer:
+def create(name: str, **options: Any) -> Quantizer:
     """A quantizer by name, e.g. create("simvq", dim=32, codes=8192).
 
     Args:

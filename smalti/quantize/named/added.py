@@ -7,7 +7,7 @@ from smalti.quantize.additive import Additive, Beam, ConstantProducts, LeastSqua
 from smalti.quantize.base import Quantizer
 from smalti.quantize.compose import Quantize
 from smalti.quantize.learning import EMA
-from smalti.quantize.named.options import Amount, Count, Share
+from smalti.quantize.named.options import Amount, Count, Decay
 from smalti.quantize.named.vectors import ema
 from smalti.quantize.parallel import Parallel
 from smalti.quantize.pyramid import Pyramid, Search
@@ -42,7 +42,7 @@ def free_additive(
 
 
 def lsq(
-    dim: Count, codes: Count, *, levels: Count, rounds: Count = 8, decay: Share = 0.99, commitment_weight: Amount = 0.25
+    dim: Count, codes: Count, *, levels: Count, rounds: Count = 8, decay: Decay = 0.99, commitment_weight: Amount = 0.25
 ) -> Quantizer:
     """Local search quantization (LSQ): codes by local search, codebooks by least squares in every update."""
     alphabet = Additive(dim, levels, codes, encoder=LocalSearch(rounds), learn=LeastSquares(decay))
@@ -63,7 +63,7 @@ def composite(
     return Quantize(Additive(dim, levels, codes, encoder=Ordered(beam)), terms=terms)
 
 
-def opq(dim: Count, codes: Count, *, parts: Count, decay: Share = 0.99, commitment_weight: Amount = 1.0) -> Rotated:
+def opq(dim: Count, codes: Count, *, parts: Count, decay: Decay = 0.99, commitment_weight: Amount = 1.0) -> Rotated:
     """Optimised product quantization: product codes behind a rotation, both set by `fit`; tables then follow by EMA."""
     if dim % parts:
         raise ConfigError(f"{dim} dimensions do not divide into {parts} parts")
@@ -80,7 +80,7 @@ def rq_vae(
     *,
     levels: Count,
     temperature: Amount = 0.0,
-    decay: Share = 0.99,
+    decay: Decay = 0.99,
     expire: Amount = 1.0,
     commitment_weight: Amount = 0.25,
 ) -> Quantizer:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, PrivateAttr, model_validator
 
 from smalti.config import Config
 from smalti.errors import ConfigError
@@ -33,6 +33,7 @@ class Choice(Config):
     model_config = ConfigDict(extra="allow")
 
     type: str
+    _latent_dim: int = PrivateAttr()
 
     @model_validator(mode="before")
     @classmethod
@@ -46,11 +47,17 @@ class Choice(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        with torch.random.fork_rng(devices=[]):
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             quantizer = self.build()
         if isinstance(quantizer, MultiScale):
             raise ConfigError(f"the codes of {self.type} lie on positions of their own, not on those of the latents")
+        self._latent_dim = quantizer.dim
         return self
+
+    @property
+    def latent_dim(self) -> int:
+        """Dimension of the latents that it quantizes."""
+        return self._latent_dim
 
     def build(self) -> Quantizer:
         """The quantizer, with random weights."""

@@ -15,7 +15,7 @@ from smalti.quantize.compose import Quantize
 from smalti.quantize.estimators import NSVQ, DiVeQ, Estimator, RawLatent, Rotation, Synchronous
 from smalti.quantize.heads import Heads
 from smalti.quantize.learning import EMA, Gradient, InPlace
-from smalti.quantize.named.options import Amount, Count, Share
+from smalti.quantize.named.options import Amount, Count, Decay, Positive, Share
 from smalti.quantize.projection import FixedLinear
 from smalti.quantize.revival import Expire
 from smalti.quantize.soft import Drawn, Soft
@@ -36,7 +36,7 @@ def _by_gradient(dim: int, codes: int, expire: float) -> Table:
 
 
 def rotation_trick(
-    dim: Count, codes: Count, *, decay: Share = 0.99, expire: Amount = 2.0, commitment_weight: Amount = 1.0
+    dim: Count, codes: Count, *, decay: Decay = 0.99, expire: Amount = 2.0, commitment_weight: Amount = 1.0
 ) -> Quantizer:
     """Rotation trick: EMA codes whose gradient is turned as the latent is turned onto its code."""
     table = _following(dim, codes, decay, expire)
@@ -50,7 +50,7 @@ def vit_vqgan(dim: Count, codes: Count, *, commitment_weight: Amount = 0.25) -> 
 
 
 def affine(
-    dim: Count, codes: Count, *, decay: Share = 0.99, expire: Amount = 0.0, commitment_weight: Amount = 1.0
+    dim: Count, codes: Count, *, decay: Decay = 0.99, expire: Amount = 0.0, commitment_weight: Amount = 1.0
 ) -> Quantizer:
     """Affine re-parametrisation: EMA codes that move with the latents' mean and deviation as a whole."""
     vectors = Affine(Trained(codes, dim))
@@ -59,7 +59,7 @@ def affine(
 
 
 def in_place(
-    dim: Count, codes: Count, *, rate: float = 1.0, expire: Amount = 2.0, commitment_weight: Amount = 1.0
+    dim: Count, codes: Count, *, rate: Positive = 1.0, expire: Amount = 2.0, commitment_weight: Amount = 1.0
 ) -> Quantizer:
     """In-place optimizer: codes take steps of their own SGD between those of the model."""
     rule = InPlace(partial(torch.optim.SGD, lr=rate * codes * dim), kmeans_iterations=KMEANS)
@@ -90,8 +90,8 @@ def stochastic(
     dim: Count,
     codes: Count,
     *,
-    temperature: Amount = 1.0,
-    decay: Share = 0.99,
+    temperature: Positive = 1.0,
+    decay: Decay = 0.99,
     expire: Amount = 2.0,
     commitment_weight: Amount = 1.0,
 ) -> Quantizer:
@@ -101,7 +101,7 @@ def stochastic(
 
 
 def gumbel_straight_through(
-    dim: Count, codes: Count, *, temperature: Amount = 1.0, commitment_weight: Amount = 1.0
+    dim: Count, codes: Count, *, temperature: Positive = 1.0, commitment_weight: Amount = 1.0
 ) -> Quantizer:
     """Gumbel straight-through by distance: codes drawn, the gradient that of the softmax over all codes."""
     table = Table(Trained(codes, dim, nn.init.normal_))
@@ -115,7 +115,7 @@ def multi_head(
     *,
     heads: Count,
     shared: bool = True,
-    decay: Share = 0.99,
+    decay: Decay = 0.99,
     expire: Amount = 2.0,
     commitment_weight: Amount = 1.0,
 ) -> Quantizer:
@@ -146,7 +146,7 @@ def orthogonal(dim: Count, codes: Count, *, weight: Amount = 10.0, commitment_we
 
 
 def diverse(
-    dim: Count, codes: Count, *, weight: Amount = 0.1, temperature: Amount = 10.0, commitment_weight: Amount = 0.25
+    dim: Count, codes: Count, *, weight: Amount = 0.1, temperature: Positive = 10.0, commitment_weight: Amount = 0.25
 ) -> Quantizer:
     """Diverse codebook: codes by gradient, all of them wanted at every position of the sample."""
     terms = [Codebook(), Commitment(commitment_weight), Diversity(weight, temperature)]

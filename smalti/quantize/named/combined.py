@@ -16,7 +16,7 @@ from smalti.quantize.disentanglement import Disentanglement
 from smalti.quantize.dropout import Dropout, SampleDropout
 from smalti.quantize.estimators import CodebookOnly, DiVeQ
 from smalti.quantize.learning import Gradient
-from smalti.quantize.named.options import Amount, Count, Natural, Share, hands_on
+from smalti.quantize.named.options import Amount, Count, Decay, Natural, Share, hands_on
 from smalti.quantize.named.vectors import ema, simvq, vq
 from smalti.quantize.parallel import Parallel
 from smalti.quantize.residual import Residual
@@ -36,7 +36,7 @@ def vq_vla(
     codes: Count = 256,
     *,
     levels: Count = 4,
-    decay: Share = 0.8,
+    decay: Decay = 0.8,
     kmeans_iterations: Natural = 10,
     expire: Amount = 0.0,
     commitment_weight: Amount = 1.0,
@@ -120,7 +120,10 @@ def residual_simvq(dim: Count, codes: Count, *, levels: Count, dropout: bool = F
 def residual_diveq(
     dim: Count, codes: Count, *, levels: Count, variance: Amount = 5e-3, expire: Amount = 2.0, eval_beam: Count = 1
 ) -> Quantizer:
-    """Residual levels with one DiVeQ estimate of their sum; encoding may search with a beam, training is greedy."""
+    """Residual levels with one DiVeQ estimate of their sum; encoding may search with a beam, training is greedy.
+
+    What a beam finds is near with all levels; the first levels alone decode to something farther than greedy ones do.
+    """
     revive = Expire(expire) if expire > 0 else None
     parts = [
         Quantize(Table(Trained(codes, dim), learn=Gradient(10), revive=revive), estimator=CodebookOnly())

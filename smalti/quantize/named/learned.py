@@ -16,7 +16,7 @@ from smalti.quantize.index_backprop import DoubleQuantization, IndexBackprop
 from smalti.quantize.joint import Joint
 from smalti.quantize.learning import EMA
 from smalti.quantize.multiscale import PartialSums
-from smalti.quantize.named.options import Amount, Count, Natural, Share
+from smalti.quantize.named.options import Amount, Count, Decay, Natural, Positive, Share
 from smalti.quantize.named.vectors import simvq
 from smalti.quantize.normalised_ema import NormalisedEMA
 from smalti.quantize.parallel import Parallel
@@ -75,7 +75,7 @@ def ibq(
     *,
     commitment_weight: Amount = 0.25,
     entropy_weight: Amount = 0.05,
-    temperature: Amount = 0.01,
+    temperature: Positive = 0.01,
 ) -> Quantizer:
     """IBQ: the largest inner product, with the gradient of the softmax over all codes, so that all of them learn."""
     table = Table(Trained(codes, dim, nn.init.normal_))
@@ -86,7 +86,7 @@ def ibq(
 
 
 def normalised_ema(
-    dim: Count, codes: Count, *, decay: Share = 0.99, kmeans_iterations: Natural = 10, commitment_weight: Amount = 1.0
+    dim: Count, codes: Count, *, decay: Decay = 0.99, kmeans_iterations: Natural = 10, commitment_weight: Amount = 1.0
 ) -> Quantizer:
     """BEiT v2: unit codes that follow the direction of the mean of what chose them; E-ViLM uses it."""
     rule = NormalisedEMA(decay, kmeans_iterations)
@@ -98,7 +98,7 @@ def residual_normalised_ema(
     codes: Count,
     *,
     levels: Count = 8,
-    decay: Share = 0.99,
+    decay: Decay = 0.99,
     kmeans_iterations: Natural = 10,
     commitment_weight: Amount = 1.0,
     remainder_weight: Amount = 0.4,
@@ -156,7 +156,7 @@ def mimi(
     *,
     levels: Count = 8,
     code_dim: Count | None = None,
-    decay: Share = 0.99,
+    decay: Decay = 0.99,
     commitment_weight: Amount = 1.0,
 ) -> Quantizer:
     """Mimi: a semantic codebook and residual acoustic ones see the same latents through projections of their own.
@@ -183,7 +183,7 @@ def sinkhorn(
     dim: Count,
     codes: Count,
     *,
-    epsilon: float = 0.05,
+    epsilon: Positive = 0.05,
     iterations: Count = 50,
     commitment_weight: Amount = 0.25,
 ) -> Quantizer:

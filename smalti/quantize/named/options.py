@@ -1,11 +1,16 @@
 """The options of a builder as a configuration: types and ranges checked, unknown ones named, defaults filled in.
 
-def simvq(dim: Count, codes: Count, *, commitment_weight: Amount = 0.25) ──options_of──► its Config
+    simvq(dim: Count, codes: Count, *, commitment_weight: Amount = 0.25) ──options_of──► a Config with these fields
+
+A builder that passes `**options` to another says to which, so that these are known and checked as well:
+
+    @hands_on(simvq)
+    def residual_simvq(dim: Count, codes: Count, *, levels: Count, **options: Any) -> Quantizer
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from inspect import Parameter, signature
 from typing import Annotated, Any, TypeVar
@@ -17,7 +22,10 @@ from smalti.config import Config
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+LevelCounts = Annotated[Sequence[Annotated[int, Field(ge=2)]], Field(min_length=1)]
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from smalti.quantize.base import BitOrder, Quantizer
@@ -24,7 +22,7 @@ from smalti.quantize.estimators import Amplified, StraightThrough
 from smalti.quantize.lattice import leech_codebook
 from smalti.quantize.levels import Levels, even_levels, normal_levels
 from smalti.quantize.moments import Moments
-from smalti.quantize.named.options import Amount, Count
+from smalti.quantize.named.options import Amount, Count, LevelCounts, Positive, Share
 from smalti.quantize.one_hot import BinaryMapping, OneHot
 from smalti.quantize.residual import Residual
 from smalti.quantize.scalar_noise import Bernoulli, Perturbed
@@ -37,22 +35,22 @@ from smalti.quantize.warped import Through, Warped
 # --- levels ----------------------------------------------------------------------------------------------------------
 
 
-def fsq(levels: Sequence[int], *, groups: Count = 1) -> Quantizer:
+def fsq(levels: LevelCounts, *, groups: Count = 1) -> Quantizer:
     """Finite scalar quantization: every dimension bounded and rounded."""
     return Quantize(Scalars(levels, groups=groups, grid="fsq"), before=BoundFSQ(levels, groups))
 
 
-def symmetric_fsq(levels: Sequence[int], *, groups: Count = 1) -> Quantizer:
+def symmetric_fsq(levels: LevelCounts, *, groups: Count = 1) -> Quantizer:
     """FSQ whose levels reach from -1 to 1 for even counts too; with levels of 2, bits."""
     return Quantize(Scalars(levels, groups=groups), before=SoftClamp())
 
 
-def ifsq(levels: Sequence[int], *, groups: Count = 1) -> Quantizer:
+def ifsq(levels: LevelCounts, *, groups: Count = 1) -> Quantizer:
     """iFSQ: FSQ whose bound uses all levels about evenly where latents are normal."""
     return Quantize(Scalars(levels, groups=groups), before=SoftClamp(slope=IFSQ_SLOPE))
 
 
-def residual_fsq(levels: Sequence[int], *, stages: Count) -> Quantizer:
+def residual_fsq(levels: LevelCounts, *, stages: Count) -> Quantizer:
     """Residual FSQ: each stage has the same grid, as much smaller as it has levels."""
     limit = [1 + 1 / (level - 1) for level in levels]
     scales = [[float(level) ** -stage for level in levels] for stage in range(stages)]
@@ -60,7 +58,7 @@ def residual_fsq(levels: Sequence[int], *, stages: Count) -> Quantizer:
     return Residual(parts, before=SoftClamp(limit))
 
 
-def fsp(levels: Sequence[int], *, distribution: Distribution = "tanh", rounded: float = 0.0) -> Quantizer:
+def fsp(levels: LevelCounts, *, distribution: Distribution = "tanh", rounded: Share = 0.0) -> Quantizer:
     """FSP: rounds probabilities; in training, all but the share `rounded` get noise instead, and moments are kept."""
     variance = {"tanh": 0.8225, "sigmoid": 3.29, "normal": 1.0, "laplace": 2.0, "cauchy": 1.0}[distribution]
     bound = Cumulative(distribution)
@@ -73,7 +71,7 @@ def fsp(levels: Sequence[int], *, distribution: Distribution = "tanh", rounded: 
     )
 
 
-def latent(levels: Sequence[int], *, codebook_weight: Amount = 0.1, commitment_weight: Amount = 0.1) -> Quantizer:
+def latent(levels: LevelCounts, *, codebook_weight: Amount = 0.1, commitment_weight: Amount = 0.1) -> Quantizer:
     """Latent quantization: each dimension chooses among a few trained numbers."""
     alphabet = Levels([even_levels(level) for level in levels], trained=True)
     return Quantize(alphabet, terms=[Codebook(codebook_weight), Commitment(commitment_weight)])
@@ -115,7 +113,7 @@ def group_wise(
     return Quantize(Scalars((2,) * bits, groups=groups), terms=terms)
 
 
-def bsq(bits: Count, *, group_bits: Count = 1, entropy_weight: Amount = 0.1, sharpness: float = 1.0) -> Quantizer:
+def bsq(bits: Count, *, group_bits: Count = 1, entropy_weight: Amount = 0.1, sharpness: Positive = 1.0) -> Quantizer:
     """BSQ: signs of a unit vector, at length 1; the entropy over groups of `group_bits`."""
     scale = bits**-0.5
     entropy = BitEntropy(entropy_weight / sharpness, temperature=1 / sharpness, joint=2**group_bits)
@@ -141,7 +139,7 @@ def residual_lookup_free(
     return Residual(parts)
 
 
-def bernoulli(bits: Count, *, groups: Count = 1, temperature: Amount = 1.0, prior_weight: Amount = 0.0) -> Quantizer:
+def bernoulli(bits: Count, *, groups: Count = 1, temperature: Positive = 1.0, prior_weight: Amount = 0.0) -> Quantizer:
     """Bits drawn with probability sigmoid(z) in training; `prior_weight` draws them to 1/2."""
     terms = [FreeBits(prior_weight, free=0.0)] if prior_weight else []
     return Quantize(Scalars((2,) * bits, groups=groups), assign=Bernoulli(temperature), terms=terms)

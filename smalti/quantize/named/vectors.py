@@ -10,7 +10,7 @@ from smalti.quantize.base import Quantizer
 from smalti.quantize.compose import Quantize
 from smalti.quantize.estimators import Rotation, StraightThrough
 from smalti.quantize.learning import EMA
-from smalti.quantize.named.options import Amount, Count, Natural, Share
+from smalti.quantize.named.options import Amount, Count, Decay, Natural, Positive
 from smalti.quantize.revival import Expire
 from smalti.quantize.table import Table
 from smalti.quantize.terms import Codebook, Commitment, UniformPrior
@@ -32,7 +32,7 @@ def ema(
     *,
     unit: bool = False,
     rotation: bool = False,
-    decay: Share = 0.99,
+    decay: Decay = 0.99,
     kmeans_iterations: Natural = 10,
     expire: Amount = 2.0,
     commitment_weight: Amount = 1.0,
@@ -54,7 +54,7 @@ def simvq(dim: Count, codes: Count, *, commitment_weight: Amount = 0.25) -> Quan
     return Quantize(Table(Mapped(base, nn.Linear(dim, dim), dim)), terms=[Codebook(), Commitment(commitment_weight)])
 
 
-def gumbel(dim: Count, codes: Count, *, temperature: Amount = 1.0, kl_weight: Amount = 5e-4) -> Quantizer:
+def gumbel(dim: Count, codes: Count, *, temperature: Positive = 1.0, kl_weight: Amount = 5e-4) -> Quantizer:
     """Codes drawn from logits with the Gumbel-softmax gradient, as in DALL-E and VQGAN-Gumbel."""
     assign = Sampled(nn.Linear(dim, codes), temperature)
     table = Table(Trained(codes, dim, init=nn.init.normal_))
