@@ -56,12 +56,17 @@ class Beam:
         """Codes of the cheapest path found through the first levels for each row of x (rows, dim): (rows, slots)."""
         width = self.width_in(training)
         weights = None if self.level_weights is None else self.level_weights[: len(levels)]
-        return search(levels, x, width, weights)[0][:, 0]
+        return search(levels, x, width, weights, paths=1)[0][:, 0]
 
 
 @torch.no_grad()
 def search(
-    levels: Sequence[Quantizer], x: Tensor, width: int, level_weights: Sequence[float] | None = None
+    levels: Sequence[Quantizer],
+    x: Tensor,
+    width: int,
+    level_weights: Sequence[float] | None = None,
+    *,
+    paths: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The cheapest paths found, cheapest first.
 
@@ -70,20 +75,22 @@ def search(
         x: (rows, dim).
         width: number of paths that are kept after every level.
         level_weights: as in Beam.
+        paths: how many to give; as many as are kept if None. Few cost less, because each partial sum needs no more
+            candidates than that at the last level.
 
     Returns:
         codes (rows, paths, slots), sums of vectors (rows, paths, dim), costs (rows, paths), float64.
     """
     size = max(1, HELD // (x.shape[1] * width * min(width, max(_size(level) for level in levels))))
     if torch.compiler.is_compiling():  # a compiled program knows no number of rows, so none of parts
-        return _search(levels, x, width, level_weights)
-    parts = [_search(levels, rows, width, level_weights) for rows in x.split(size)]
+        return _search(levels, x, width, level_weights, paths or width)
+    parts = [_search(levels, rows, width, level_weights, paths or width) for rows in x.split(size)]
     codes, sums, costs = zip(*parts, strict=True)
     return torch.cat(codes), torch.cat(sums), torch.cat(costs)
 
 
 def _search(
-    levels: Sequence[Quantizer], x: Tensor, width: int, weights: Sequence[float] | None
+    levels: Sequence[Quantizer], x: Tensor, width: int, weights: Sequence[float] | None, paths: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, dim = x.shape
     total = x.new_zeros(rows, 1, dim)
@@ -91,14 +98,15 @@ def _search(
     spent = x.new_zeros(rows, 1, dtype=torch.float64)
     costs = spent
     for index, level in enumerate(levels):
-        options = min(width, _size(level))
+        kept = paths if index == len(levels) - 1 else width
+        options = min(kept, _size(level))
         context = total if level.conditional else None
         found, values, _ = level.candidates(x[:, None] - total, options, context=context)
         ends = (total[:, :, None] + values).flatten(1, 2)
         costs = folded_sum((x[:, None].double() - ends.double()).square())
         if weights is not None:
             costs = spent.repeat_interleave(options, 1) + weights[index] * costs
-        order = costs.argsort(dim=1, stable=True)[:, :width]
+        order = costs.argsort(dim=1, stable=True)[:, :kept]
         spent = costs = costs.gather(1, order)
         total = take(ends, order)
         codes = torch.cat([take(codes, order // options), take(found.flatten(1, 2), order)], -1)

@@ -244,8 +244,8 @@ class Residual(Quantizer):
                 return codes, self.after(total), costs
             beam = self.search or Beam(k)
             width = max(k, beam.width_in(training=False))
-            found = search(self.levels, x.reshape(-1, self.inner_dim), width, beam.level_weights)
-            codes, total, costs = (unfold(each[:, :k], z.shape[:-1]) for each in found)
+            found = search(self.levels, x.reshape(-1, self.inner_dim), width, beam.level_weights, paths=k)
+            codes, total, costs = (unfold(each, z.shape[:-1]) for each in found)
             return codes, self.after(total), costs
 
     def _split(self, codes: Tensor) -> list[Tensor]:

@@ -31,6 +31,7 @@ from smalti.quantize import (
     Trained,
     create,
 )
+from smalti.quantize.beam import search
 
 
 def level(codes: int = 5, dim: int = 3, **rules: Any) -> Quantize:
@@ -109,6 +110,15 @@ def test_a_beam_of_encoding_alone_leaves_training_as_it_is_and_finds_the_nearest
     torch.testing.assert_close(errors[1].flatten(), nearest, rtol=1e-4, atol=1e-5)
     assert errors[1].mean() < 0.95 * errors[0].mean()
     assert torch.equal(beam(z).codes, beam.encode(z))
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 0.5, 2.0)])
+def test_few_paths_of_a_beam_are_the_first_of_all_that_it_keeps(weights: tuple[float, ...] | None) -> None:
+    rvq, x = Residual(levels(3)), torch.randn(100, 3)
+    everything = search(rvq.levels, x, 6, weights)
+    for paths in (1, 2, 5):
+        few = search(rvq.levels, x, 6, weights, paths=paths)
+        assert all(torch.equal(one, other[:, :paths]) for one, other in zip(few, everything, strict=True))
 
 
 def test_one_candidate_is_the_code_of_encoding_whatever_the_beam_of_training() -> None:
