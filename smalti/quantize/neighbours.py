@@ -181,6 +181,9 @@ def nearest_k(rows: Tensor, table: Tensor | Prepared, k: int) -> tuple[Tensor, T
     ready = table if isinstance(table, Prepared) else prepare(table)
     rows, table = _as_rows(rows, ready.table), ready.table
     check_candidates(k, (len(table),))
+    if k == 1:
+        indices = nearest(rows, ready)[:, None]  # the same, without a sort
+        return indices, _costs(rows, table, indices, None)
     indices = torch.empty(len(rows), k, dtype=torch.int64, device=rows.device)
     kept = min(2 * k + 8, len(table))
     for chunk in _chunks(rows, ready, len(table)):

@@ -100,12 +100,13 @@ def test_every_code_is_its_own_nearest_neighbour() -> None:
     assert torch.equal(nearest(table, table), torch.arange(3000))
 
 
-def test_nearest_k_is_brute_force_in_order() -> None:
+@pytest.mark.parametrize("k", [1, 7])
+def test_nearest_k_is_brute_force_in_order(k: int) -> None:
     rows, table = torch.randn(100, 9), torch.randn(80, 9)
-    codes, costs = nearest_k(rows, table, 7)
+    codes, costs = nearest_k(rows, table, k)
     distances = brute_force(rows, table)
-    assert (codes.numpy() == distances.argsort(1, kind="stable")[:, :7]).all()
-    assert np.allclose(costs.numpy(), np.sort(distances, 1)[:, :7])
+    assert (codes.numpy() == distances.argsort(1, kind="stable")[:, :k]).all()
+    assert np.allclose(costs.numpy(), np.sort(distances, 1)[:, :k])
 
 
 def test_nearest_k_of_duplicates_takes_the_lowest_indices() -> None:
