@@ -17,6 +17,10 @@ class InputError(SmaltiError, ValueError):
     """Data that can't be used: NaN, wrong channels, codes out of range, an unreadable file."""
 
 
+class NotFiniteError(InputError):
+    """Numbers inside a network that are NaN, infinite or too large."""
+
+
 class ConfigError(SmaltiError, ValueError):
     """A configuration or an option with a value that is not allowed."""
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, ParamSpec, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from smalti.errors import InputError
+from smalti.errors import InputError, NotFiniteError
 
 OR_TOO_LARGE = "or are too large for float32 where they are projected"  # what a search sees of latents that overflowed
 DROPPED = -1  # the code of a masked position or a dropped level; it decodes to zero and exists only in this package
@@ -247,13 +247,13 @@ def as_rows(z: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, Tensor | 
 
 
 def refuse_nan(x: Tensor) -> None:
-    """Raises InputError if latents, or what a projection made of them, hold NaN or infinity.
+    """Raises NotFiniteError if latents, or what a projection made of them, hold NaN or infinity.
 
     A compiled program can't ask.
     """
     # A sum in float64 takes one pass, and finite float32 numbers can't overflow it.
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(x.sum(dtype=torch.float64))):
-        raise InputError(f"latents hold NaN or infinity, {OR_TOO_LARGE}")
+        raise NotFiniteError(f"latents hold NaN or infinity, {OR_TOO_LARGE}")
 
 
 def without_gradient(function: Callable[P, R]) -> Callable[P, R]:

@@ -29,7 +29,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from smalti.errors import ConfigError, InputError, TrainingError
+from smalti.errors import ConfigError, InputError, NotFiniteError, TrainingError
 from smalti.folder import fill
 from smalti.quantize.distributed import sum_over_ranks
 from smalti.tokenizer import NeuralTokenizer
@@ -228,7 +228,7 @@ class Run:
             batch = self._inputs(next(source))
             last = micro == work.stage.accumulate - 1
             with self.fabric.no_backward_sync(work.wrapped, enabled=not last):
-                losses = work.objective.losses(work.model, batch, work.step)
+                losses = self._losses(work, batch)
                 for each in losses.values():
                     self.fabric.backward(each.loss / work.stage.accumulate)
             self._note(losses)
@@ -238,6 +238,12 @@ class Run:
         self.clock.samples += work.stage.batch
         if work.average is not None:
             work.average.update(work.step)
+
+    def _losses(self, work: Work, batch: Mapping[str, Tensor]) -> Mapping[str, Losses]:
+        try:
+            return work.objective.losses(work.model, batch, work.step)
+        except NotFiniteError as error:  # weights that a step has spoilt show in the next one's latents
+            raise TrainingError(self._diagnosis(work, self.window.broken() or ["latents"])) from error
 
     def _inputs(self, x: Tensor) -> dict[str, Tensor]:
         prepared, _ = self.tokenizer.prepare(x)  # before it is moved: looking at values would make a GPU wait

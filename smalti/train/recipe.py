@@ -322,14 +322,12 @@ def _place(content: Any, path: Sequence[str], value: Any, setting: str) -> None:
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, nested mappings merged; another `type` replaces the whole mapping."""
+    """`base` with `changes`, nested mappings merged; one that says its `type` replaces the whole mapping."""
     merged = dict(base)
     for name, value in changes.items():
         old = merged.get(name)
-        nested = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[name] = _merged(old, value) if nested and _same_type(old, value) else value  # type: ignore[arg-type]
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and "type" not in value:
+            merged[name] = _merged(old, value)
+        else:
+            merged[name] = value
     return merged
-
-
-def _same_type(old: Any, new: Mapping[str, Any]) -> bool:
-    return "type" not in new or new["type"] == old.get("type")

@@ -73,11 +73,17 @@ class RunFolder:
             raise InputError(f"{self.path} holds no run to go on with: leave --resume out to begin one") from None
 
     def rewind(self, step: int) -> None:
-        """Drops journal lines that come after a step: they will be written again."""
+        """Drops what was written after a step: it will be written again.
+
+        The best weights go too if they are later, because another recipe may follow; those before them are not kept.
+        """
         path = self.path / "journal.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
             _write(path, "".join(f"{line}\n" for line in kept).encode())
+        best = self.best()
+        if best is not None and best["step"] > step:
+            (self.path / "best.pt").unlink()
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

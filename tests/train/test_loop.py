@@ -22,6 +22,7 @@ from smalti.tokenizer import NeuralTokenizer
 from smalti.train.loop import train
 from smalti.train.objective import Losses
 from smalti.train.recipe import Recipe
+from smalti.train.run import RunFolder
 from tests.image.test_llamagen import official
 from tests.train.runs import KilledError, journal, killed_at, numbers, pictures, recipe, run
 
@@ -99,8 +100,9 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(photos: Path, tmp_path
     assert numbers(run(plan, photos, tmp_path / "run", resume=True)) == numbers(whole)
 
 
+@pytest.mark.parametrize("log", [1, 20])
 def test_nan_stops_and_keeps_the_last_good_checkpoint(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: int
 ) -> None:
     from smalti.train.image_objective import ImageObjective
 
@@ -112,11 +114,32 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
         return {name: Losses(each.loss * factor, each.terms) for name, each in found.items()}
 
     monkeypatch.setattr(ImageObjective, "losses", poisoned)
-    with pytest.raises(TrainingError, match=r"loss .* step 15 .*00000010\.pt"):
-        train(recipe(), data=photos, out=tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"loss.* became infinite or no number at step 15 .*00000010\.pt"):
+        train(recipe(watch={"log": log, "checkpoint": 10}), data=photos, out=tmp_path / "run")
     state = torch.load(tmp_path / "run" / "checkpoints" / "00000010.pt", weights_only=True)
     assert all(bool(torch.isfinite(each).all()) for each in state["model"].values() if each.is_floating_point())
-    assert journal(tmp_path / "run")[-1]["step"] == 14
+    if log == 1:
+        assert journal(tmp_path / "run")[-1]["step"] == 14
+
+
+def test_a_rate_that_spoils_the_weights_stops_with_the_last_good_checkpoint(photos: Path, tmp_path: Path) -> None:
+    plan = recipe(watch={"log": 20, "checkpoint": 10})
+    train(plan, data=photos, out=tmp_path / "run")
+    wild = {"steps": 60, "optimizers": {"model": {"rate": 1e30}}}
+    with pytest.raises(TrainingError, match=r"became infinite or no number at step 3\d .*00000030\.pt"):
+        train(recipe(watch=plan.watch, stage=wild), data=photos, out=tmp_path / "run", resume=True)
+
+
+def test_best_weights_of_steps_that_a_resumption_forgets_are_forgotten(photos: Path, tmp_path: Path) -> None:
+    plan = recipe(watch={"log": 1, "samples": 6, "checkpoint": 10, "best": True, "shown": 2})
+    train(plan, data=photos, out=tmp_path / "run")
+    folder = RunFolder(tmp_path / "run", keep=3)
+    best = folder.best()
+    assert best is not None
+    folder.rewind(best["step"])
+    assert folder.best() is not None
+    folder.rewind(best["step"] - 1)
+    assert folder.best() is None
 
 
 def test_decoder_alone_learns_and_the_codes_stay(photos: Path, tmp_path: Path) -> None:

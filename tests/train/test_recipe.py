@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from smalti.errors import ConfigError
+from smalti.quantize.named.choice import Choice
 from smalti.systems import WEIGHTS
 from smalti.train.recipe import Optimizer, Recipe, read_recipe
 
@@ -82,6 +83,10 @@ def test_set_exchanges_the_codes_of_our_own_tokenizers_and_their_options() -> No
     assert model.quantizer.vocab == (16, 16, 16)
     model = read_recipe(photo, [codes + '={type="fsq", levels=[8, 5, 5]}']).model.build()
     assert (model.quantizer.vocab, model.quantizer.dim) == ((200,), 3)
+    table = codes + '={type="TYPE", dim=16, codes=8, levels=2}'
+    for kind, same in (("residual-diveq", "residual-diveq"), ("residual", "rvq")):
+        plans = [read_recipe(photo, [table.replace("TYPE", each)]).model.build().config for each in (kind, same)]
+        assert plans[0].quantizer == plans[1].quantizer == Choice(type=kind, dim=16, codes=8, levels=2)
     with pytest.raises(ConfigError, match=r"quantizer\.eval_beam: .*greater than or equal to 1 \(got 0\)"):
         read_recipe(photo, [f"{codes}.eval_beam=0"]).model.build()
 

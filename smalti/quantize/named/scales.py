@@ -11,7 +11,7 @@ from smalti.quantize.compose import Quantize
 from smalti.quantize.directions import Directions
 from smalti.quantize.estimators import CodebookOnly
 from smalti.quantize.multiscale import MultiScale, PartialSums
-from smalti.quantize.named.options import Amount, Count, Share
+from smalti.quantize.named.options import Amount, Count, Natural, Share
 from smalti.quantize.scales import Interpolate, Sizes, Smoothing, Strides, average, repeat, shared_smoothings
 from smalti.quantize.table import Table
 from smalti.quantize.terms import Codebook, Commitment
@@ -25,7 +25,7 @@ def multi_scale(
     codes: Count,
     *,
     sizes: Sequence[int] = VAR_SIZES,
-    smoothings: int = 4,
+    smoothings: Natural = 4,
     share: Share = 0.5,
     unit: bool = False,
     commitment_weight: Amount = 0.25,
