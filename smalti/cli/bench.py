@@ -186,7 +186,7 @@ def classical(
 
 @command.command()
 def training(
-    run: Annotated[Path, typer.Argument(help="The folder of a training run: journal.jsonl, samples/, recipe.toml.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a training run: journal.jsonl, samples/, recipe.json.")],
     page: Annotated[Path, typer.Option("--page", help="The HTML file to write.")] = Path("training.html"),
 ) -> None:
     """Write the page of a training run: curves, the latest samples, the recipe. While it runs, too."""

@@ -253,7 +253,7 @@ class Samples(Dataset[Tensor]):
         rate: Hz that audio is brought to; None for other modalities.
 
     Attributes:
-        fingerprint: changes where the files do, and with them the meaning of a sample's number.
+        fingerprint: changes where names or sizes of files do, and with them the meaning of a sample's number.
     """
 
     def __init__(self, data: Files, files: Sequence[Path], *, seed: int, rate: int | None = None) -> None:
@@ -261,7 +261,9 @@ class Samples(Dataset[Tensor]):
         self.entries = [file for file in files for _ in range(data.shares(file))]
         if not self.entries:
             raise InputError(f"all {len(files)} files are too short or of too low a rate for this recipe")
-        self.fingerprint = hashlib.sha256("\n".join(path.name for path in self.entries).encode()).hexdigest()
+        sizes = {path: path.stat().st_size for path in self.entries}
+        listed = "\n".join(f"{path.name} {sizes[path]}" for path in self.entries)
+        self.fingerprint = hashlib.sha256(listed.encode()).hexdigest()
         self._orders: dict[int, np.ndarray[Any, Any]] = {}
         self._kept: dict[Path, Any] = {}
         self._left = data.cache

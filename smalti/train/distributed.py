@@ -36,10 +36,16 @@ def full_state(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_full_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Fills a module, sharded or not, from a whole state dict of the same names."""
+    """Fills a module, sharded or not, from a whole state dict of the same names and shapes.
+
+    Raises:
+        ConfigError: if they are those of another network.
+    """
     own = module.state_dict()
-    if own.keys() != state.keys():
-        raise KeyError(f"the checkpoint lacks or adds {sorted(own.keys() ^ state.keys())[:8]}")
+    other = own.keys() ^ state.keys() or {name for name in own if own[name].shape != state[name].shape}
+    if other:
+        names = ", ".join(sorted(other)[:8])
+        raise ConfigError(f"the checkpoint is of another {type(module).__name__}: {names} differ in name or shape")
     for name, tensor in own.items():
         tensor.copy_(placed_like(tensor, state[name]))
 

@@ -130,7 +130,7 @@ class Optimizer(Config):
     decay: Decay = "constant"
     final: float = Field(0.0, ge=0, le=1)
     clip: float | None = Field(None, gt=0)
-    rates: dict[str, float] = Field(default_factory=dict)
+    rates: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     muon: Matrices | None = None
 
     @model_validator(mode="after")

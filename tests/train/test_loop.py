@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 import smalti
 from smalti.errors import ConfigError, InputError, TrainingError
 from smalti.image.llamagen import LlamaGen
 from smalti.systems import create
 from smalti.tokenizer import NeuralTokenizer
+from smalti.train.distributed import load_full_state
 from smalti.train.loop import train
 from smalti.train.objective import Losses
 from smalti.train.recipe import Recipe
@@ -215,6 +217,16 @@ def test_a_resumed_run_takes_new_rates_but_no_other_networks(photos: Path, tmp_p
     pictures(photos.parent / "others", count=5)
     with pytest.raises(InputError, match="not those that the run began with"):
         train(recipe(), data=photos.parent / "others", out=tmp_path / "run", resume=True)
+    pictures(photos.parent / "namesakes", size=48)
+    with pytest.raises(InputError, match="not those that the run began with"):
+        train(recipe(), data=photos.parent / "namesakes", out=tmp_path / "run", resume=True)
+
+
+def test_a_checkpoint_of_another_network_is_refused() -> None:
+    network = nn.Linear(2, 3)
+    for other in (nn.Linear(2, 1), nn.Linear(2, 3, bias=False)):
+        with pytest.raises(ConfigError, match=r"another Linear: .*(bias|weight).* differ in name or shape"):
+            load_full_state(network, other.state_dict())
 
 
 def test_bf16_trains_in_float32_weights(photos: Path, tmp_path: Path) -> None:
