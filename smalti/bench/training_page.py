@@ -2,11 +2,12 @@
 
     RUN/journal.jsonl ─────────────────► curves, logarithmic where values span decades ──┐
     RUN/samples/step-000500.png, .wav ─► the latest, with their step ───────────────────┼──► one HTML file
-    RUN/recipe.toml or .json, whatever else is known ─► facts ───────────────────────────────────┘
+    RUN/recipe.toml or .json, whatever else is known ─► facts ───────────────────────────────────┤
+    RUN/history.json ─► the steps after which it was resumed ────────────────────────────────────┘
 
-The journal has a JSON object per logged step: {"step": int, "stage": int, "loss": float, ...}. A run that was resumed
-logs some steps again; those of the later attempt count, and the place is marked. Nothing here knows the training loop,
-which calls this.
+The journal has a JSON object per logged step: {"step": int, "stage": int, "loss": float, ...}. Where steps were logged
+twice, those of the later attempt count, and the place is marked. The history, where there is one, is a list of objects
+with the "step" after which a command went on. Nothing here knows the training loop, which calls this.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from smalti.bench.exhibit import short
 from smalti.bench.report import Charts, Code, Facts, Media, Page, Panel, Panels, Part, Section
 from smalti.errors import InputError
 
-JOURNAL, SAMPLES, RECIPES = "journal.jsonl", "samples", ("recipe.toml", "recipe.json")
-NOT_CURVES = ("step", "stage", "resumed", "time", "seconds")
+JOURNAL, HISTORY, SAMPLES, RECIPES = "journal.jsonl", "history.json", "samples", ("recipe.toml", "recipe.json")
+NOT_CURVES = ("step", "stage", "time", "seconds")
 LOG_NAMES = ("loss", "lr", "learning_rate", "grad")  # that are shown by powers of ten where they span enough
 LOG_SPAN = 4.0  # of highest over lowest
 MOST_POINTS = 1200  # of a curve on the page
@@ -49,16 +50,20 @@ class History:
     stages: Sequence[tuple[int, int]]
 
     @classmethod
-    def of(cls, journal: Sequence[Mapping[str, float]]) -> History:
-        """Raises InputError if an entry has no step."""
+    def of(cls, journal: Sequence[Mapping[str, float]], resumed: Sequence[int] = ()) -> History:
+        """A journal's history; `resumed` are the steps that are known to be resumptions.
+
+        Raises:
+            InputError: if an entry has no step.
+        """
         kept: list[Mapping[str, float]] = []
-        resumed: list[int] = []
+        again = list(resumed)
         for entry in journal:
             if "step" not in entry:
                 raise InputError(f"an entry of the journal has no step: {dict(entry)}")
             step = int(entry["step"])
-            if entry.get("resumed") or (kept and step < kept[-1]["step"]):
-                resumed.append(step)
+            if kept and step < kept[-1]["step"]:
+                again.append(step)
                 while kept and kept[-1]["step"] >= step:
                     kept.pop()
             if kept and kept[-1]["step"] == step:  # a validation, say, is an entry of its own
@@ -69,7 +74,7 @@ class History:
             stage = int(entry.get("stage", 0))
             if not stages or stages[-1][1] != stage:
                 stages.append((int(entry["step"]), stage))
-        return cls(kept, sorted(set(resumed)), stages)
+        return cls(kept, sorted(set(again)), stages)
 
     def series(self) -> dict[str, list[tuple[float, float]]]:
         """(step, value) of everything that was logged, by name, in the order in which it first came."""
@@ -96,16 +101,16 @@ def training_page(
     Raises:
         InputError: if an entry of the journal has no step.
     """
-    return _page(journal, samples, facts).html()
+    return _page(History.of(journal), samples, facts).html()
 
 
 def training_page_of(folder: Path) -> str:
-    """The page of a run's folder: its `journal.jsonl`, `samples/` and `recipe.toml` or `recipe.json`.
+    """The page of a run's folder: its `journal.jsonl`, `history.json`, `samples/` and `recipe.toml` or `recipe.json`.
 
     Raises:
-        InputError: if there is no journal, or a line other than its last is damaged.
+        InputError: if there is no journal, a line other than its last is damaged, or so is the history.
     """
-    return _page(read_journal(folder), _samples(folder), _facts(folder)).html()
+    return _page(_history(folder), _samples(folder), _facts(folder)).html()
 
 
 def save_training_page(folder: Path, target: Path) -> Path:
@@ -114,7 +119,7 @@ def save_training_page(folder: Path, target: Path) -> Path:
     Raises:
         InputError: as `training_page_of`, or if it can't be written there.
     """
-    return _page(read_journal(folder), _samples(folder), _facts(folder)).save(target)
+    return _page(_history(folder), _samples(folder), _facts(folder)).save(target)
 
 
 def read_journal(folder: Path) -> list[Mapping[str, float]]:
@@ -141,6 +146,16 @@ def read_journal(folder: Path) -> list[Mapping[str, float]]:
     return entries
 
 
+def _history(folder: Path) -> History:
+    journal, file = read_journal(folder), folder / HISTORY
+    try:
+        spans = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+        resumed = [int(span["step"]) for span in spans[1:]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{file} is no list of objects that each have a step: {error}") from None
+    return History.of(journal, resumed)
+
+
 def _samples(folder: Path) -> list[Path]:
     place = folder / SAMPLES
     return sorted(each for each in place.iterdir() if each.suffix in KINDS) if place.is_dir() else []
@@ -157,8 +172,8 @@ def _facts(folder: Path) -> dict[str, str]:
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def _page(journal: Sequence[Mapping[str, float]], samples: Sequence[Path], facts: Mapping[str, str]) -> Page:
-    history, title = History.of(journal), facts.get("name", "Training")
+def _page(history: History, samples: Sequence[Path], facts: Mapping[str, str]) -> Page:
+    title = facts.get("name", "Training")
     last = int(history.entries[-1]["step"]) if history.entries else 0
     times = f", resumed {len(history.resumed)} times" if len(history.resumed) > 1 else ", resumed once"
     lead = f"A training run at step {last:,}" + (times if history.resumed else "") + "."

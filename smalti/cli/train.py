@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,13 +58,19 @@ def command(
     with _progress(plan, as_json, quiet=not fabric.is_global_zero) as report:
         tokenizer = train(
             plan, data=data, out=folder, beside=recipe.parent, resume=resume, fabric=fabric, workers=workers,
-            report=report,
+            report=report, command=_told(recipe, settings or ()),
         )  # fmt: skip
     if fabric.is_global_zero and not as_json:
         out_of = console()
         out_of.print(f"{tokenizer}", markup=False, highlight=False)
         out_of.print(f"curves and samples: {folder / 'page.html'}", markup=False, style="dim")
         out_of.print(f"use it: smalti encode FILES -o TOKENS --tokenizer {tokenizer}", markup=False, style="dim")
+
+
+def _told(recipe: Path, settings: Sequence[str]) -> str:
+    """The command as the card has it: what decides the weights, not where files lie."""
+    given = [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["smalti", "train", str(recipe), *given]) + " --data DATA"
 
 
 @contextmanager

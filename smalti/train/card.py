@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from smalti.tokenizer import NeuralTokenizer
 from smalti.train.recipe import Recipe
+from smalti.train.run import Span
 
 POINTS = 12  # rows of the curve
 CURVES = (
@@ -25,6 +28,7 @@ def model_card(
     recipe: Recipe,
     tokenizer: NeuralTokenizer,
     files: int,
+    history: Sequence[Span],
     journal: Sequence[Mapping[str, float]],
     best: Mapping[str, Any] | None,
 ) -> str:
@@ -34,6 +38,7 @@ def model_card(
         recipe: of the run.
         tokenizer: what came out.
         files: how many were trained on.
+        history: the recipes that the steps were made by.
         journal: the run's lines.
         best: `value` and `step` of the weights that were kept, or None where the last ones were.
     """
@@ -44,9 +49,10 @@ def model_card(
     lines = [
         f"# {recipe.name}",
         "",
-        f"Made by `smalti train recipes/{recipe.name}.toml --data DATA`, seed {recipe.seed}; recipe.json beside this "
-        "card has every number that was set.",
+        f"Made by `{history[0].command}`, seed {recipe.seed}; recipe.json beside this card has every number that was "
+        "set.",
         "",
+        *_turns(history),
         f"- **Network**: {tokenizer.name}, {parameters / 1e6:.2f} M parameters, stored as {recipe.weights}.",
         f"- **Codes**: slots of {', '.join(map(str, tokenizer.quantizer.vocab))}.",
         f"- **Data**: {files} files ({', '.join(recipe.data.include)}), seen as {samples:,} random samples in "
@@ -59,6 +65,28 @@ def model_card(
         *_curve(journal),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _turns(history: Sequence[Span]) -> list[str]:
+    """Where a resumption went on by another recipe, and what was different in it."""
+    lines = []
+    for before, after in pairwise(history):
+        moved = list(_changes(before.recipe, after.recipe, ""))
+        if moved:
+            lines.append(f"- From step {after.step:,} on by `{after.command}`: {'; '.join(moved)}.")
+    return ["Its recipe was changed on the way; recipe.json is the last one.", "", *lines, ""] if lines else []
+
+
+def _changes(old: Any, new: Any, path: str) -> Iterator[str]:
+    """Fields that differ, as "path: old → new"."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and set(old) == set(new):
+        for name in new:
+            yield from _changes(old[name], new[name], f"{path}.{name}" if path else name)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, pair in enumerate(zip(old, new, strict=True)):
+            yield from _changes(*pair, f"{path}.{index}")
+    elif old != new:
+        yield f"{path}: {json.dumps(old)} → {json.dumps(new)}"
 
 
 def _held_out(recipe: Recipe) -> str:

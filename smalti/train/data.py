@@ -249,20 +249,22 @@ class Samples(Dataset[Tensor]):
     Args:
         data: how files are read and cut.
         files: to train on.
+        folder: that they lie in, at any depth.
         seed: of the order and of every cut.
         rate: Hz that audio is brought to; None for other modalities.
 
     Attributes:
-        fingerprint: changes where names or sizes of files do, and with them the meaning of a sample's number.
+        fingerprint: changes where the files' paths below `folder` or their sizes do, and with them the meaning of a
+            sample's number. Contents are not read for it.
     """
 
-    def __init__(self, data: Files, files: Sequence[Path], *, seed: int, rate: int | None = None) -> None:
+    def __init__(self, data: Files, files: Sequence[Path], *, folder: Path, seed: int, rate: int | None = None) -> None:
         self.data, self.seed, self.rate = data, seed, rate
         self.entries = [file for file in files for _ in range(data.shares(file))]
         if not self.entries:
             raise InputError(f"all {len(files)} files are too short or of too low a rate for this recipe")
         sizes = {path: path.stat().st_size for path in self.entries}
-        listed = "\n".join(f"{path.name} {sizes[path]}" for path in self.entries)
+        listed = "\n".join(f"{path.relative_to(folder).as_posix()} {sizes[path]}" for path in self.entries)
         self.fingerprint = hashlib.sha256(listed.encode()).hexdigest()
         self._orders: dict[int, np.ndarray[Any, Any]] = {}
         self._kept: dict[Path, Any] = {}

@@ -40,7 +40,7 @@ from smalti.train.fabric import make_fabric
 from smalti.train.objective import MODEL, Losses
 from smalti.train.progress import Clock, Window
 from smalti.train.recipe import Recipe
-from smalti.train.run import RunFolder
+from smalti.train.run import RunFolder, Span
 from smalti.train.stage import Work, check_stage
 from smalti.train.validation import Validation
 
@@ -57,6 +57,7 @@ def train(
     fabric: Fabric | None = None,
     workers: int = 0,
     report: Report = lambda line: None,
+    command: str = "smalti.train.loop.train(...)",
 ) -> Path:
     """Runs a recipe.
 
@@ -69,6 +70,7 @@ def train(
         fabric: devices, ranks and precision, launched already; one process on the CPU if None.
         workers: processes that decode files.
         report: gets every line of the journal.
+        command: what the user gave, for the card.
 
     Returns:
         the folder of the trained tokenizer.
@@ -90,7 +92,7 @@ def train(
         )
     files, watched = find_files(recipe.data, data, beside)
     rate = getattr(tokenizer, "sample_rate", None)
-    samples = Samples(recipe.data, files, seed=recipe.seed, rate=rate)
+    samples = Samples(recipe.data, files, folder=data, seed=recipe.seed, rate=rate)
     if checkpoint is not None:
         check_progress(checkpoint, recipe, samples)
     validation = Validation([recipe.data.watched(path, rate) for path in spread(watched, recipe.watch.shown)])
@@ -105,8 +107,9 @@ def train(
         for index in range(len(recipe.stages)):
             check_stage(recipe, index, copy.deepcopy(tokenizer), torch.stack(pair), fabric)
     if fabric.is_global_zero:
-        resolved = recipe.model_dump(mode="json")
-        folder.write_recipe(resolved) if resume else folder.begin(resolved)
+        done = 0 if checkpoint is None else recipe.steps_before(checkpoint["stage"]) + int(checkpoint["step"])
+        span = Span(done, command, recipe.model_dump(mode="json"))
+        folder.go_on(span) if resume else folder.begin(span)
     fabric.barrier()
     run = Run(recipe, tokenizer.to(fabric.device), samples, validation, folder, fabric, workers, report)
     return run.everything(checkpoint)
@@ -357,8 +360,12 @@ class Run:
             self.tokenizer.save(
                 self.folder.tokenizer, licence=self.recipe.licence, dtype=getattr(torch, self.recipe.weights)
             )
-            files = len(set(self.samples.entries))
-            self.folder.write_card(model_card(self.recipe, self.tokenizer, files, self.folder.journal(), best))
+            self.folder.write_card(
+                model_card(
+                    self.recipe, self.tokenizer, len(set(self.samples.entries)), self.folder.history(),
+                    self.folder.journal(), best,
+                )
+            )  # fmt: skip
             self.folder.draw_page()
             self.folder.close()
         self.fabric.barrier()

@@ -3,7 +3,7 @@
     recipe.toml + --set key=value ──► Recipe ──► tokenizer, data, stages (objective, optimizers, schedules)
 
 A recipe names a system and says every number; `--data` and `--out` say where. The resolved recipe is kept in the run's
-folder, so that a run can be repeated from it alone.
+folder, and with it those that earlier steps were made by, where a resumption changed it.
 """
 
 from __future__ import annotations
@@ -268,7 +268,11 @@ class Recipe(Config):
     @property
     def steps(self) -> int:
         """Optimizer steps of all stages."""
-        return sum(stage.steps for stage in self.stages)
+        return self.steps_before(len(self.stages))
+
+    def steps_before(self, stage: int) -> int:
+        """Optimizer steps of the stages before this one."""
+        return sum(each.steps for each in self.stages[:stage])
 
 
 def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:

@@ -1,6 +1,7 @@
 """The folder of a training run, and the only code that reads or writes it.
 
-recipe.json               the recipe as it was resolved
+recipe.json               the recipe in force, as it was resolved
+history.json              the steps that each recipe made: a span for the beginning and for every resumption
 journal.jsonl             a line per `watch.log` steps
 checkpoints/00000500.pt   everything that going on takes; appears in one rename
 best.pt                   the averaged weights that did best on validation, where the recipe asks for them
@@ -16,7 +17,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,20 @@ from smalti.errors import CheckpointError, InputError, require
 from smalti.image.io import write_image
 
 FORMAT = 1
+
+
+class Span(NamedTuple):
+    """Steps of a run that one recipe made.
+
+    Args:
+        step: of the whole run, after which they begin.
+        command: that was given, or the call.
+        recipe: as it was resolved.
+    """
+
+    step: int
+    command: str
+    recipe: dict[str, Any]
 
 
 class RunFolder:
@@ -47,7 +62,7 @@ class RunFolder:
 
     # --- beginning and going on --------------------------------------------------------------------------------------
 
-    def begin(self, recipe: Mapping[str, Any]) -> None:
+    def begin(self, span: Span) -> None:
         """Makes the folder of a new run.
 
         Raises:
@@ -56,13 +71,21 @@ class RunFolder:
         if (self.path / "recipe.json").exists():
             raise InputError(f"{self.path} holds a run already: --resume goes on with it, another --out begins anew")
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write_recipe(recipe)
+        self.go_on(span)
 
-    def write_recipe(self, recipe: Mapping[str, Any]) -> None:
-        _write(self.path / "recipe.json", json.dumps(recipe, indent=2).encode() + b"\n")
+    def go_on(self, span: Span) -> None:
+        """The recipe from here on. Spans of which no step is left are forgotten."""
+        spans = [*(each for each in self.history() if each.step < span.step), span]
+        _write(self.path / "history.json", _json([each._asdict() for each in spans]))
+        _write(self.path / "recipe.json", _json(span.recipe))
+
+    def history(self) -> list[Span]:
+        """The spans so far, from the first on."""
+        path = self.path / "history.json"
+        return [Span(**each) for each in json.loads(path.read_text())] if path.exists() else []
 
     def recipe(self) -> dict[str, Any]:
-        """The recipe that the run began with.
+        """The recipe in force.
 
         Raises:
             InputError: if no run lies here.
@@ -173,6 +196,10 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
         return float("inf")  # half a line, written while the run was killed
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, indent=2).encode() + b"\n"
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -45,7 +45,7 @@ class Work:
 
     def __init__(self, recipe: Recipe, index: int, tokenizer: NeuralTokenizer, fabric: Fabric) -> None:
         self.index, self.stage, self.tokenizer, self.device = index, recipe.stages[index], tokenizer, fabric.device
-        self.before = sum(stage.steps for stage in recipe.stages[:index])
+        self.before = recipe.steps_before(index)
         self.step = 0
         self.frozen: list[nn.Parameter] = []
         torch.manual_seed(recipe.seed + index)  # the same discriminators, whatever was drawn before

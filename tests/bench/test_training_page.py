@@ -61,12 +61,21 @@ def test_a_run_that_goes_on_is_a_page_too(run: Path) -> None:
 def test_steps_of_an_abandoned_attempt_do_not_count() -> None:
     history = History.of([entry(step) for step in (0, 10, 20, 30, 15, 25)])
     assert [each["step"] for each in history.entries] == [0, 10, 15, 25] and history.resumed == [15]
-    assert History.of([entry(0), entry(10, resumed=1)]).resumed == [10]
     validated = History.of([entry(10), {"step": 10, "validation": 1.0}, entry(20)])  # no resumption
     assert validated.resumed == [] and [len(each) for each in validated.entries] == [4, 3]
-    assert "resumed" not in History.of([entry(10, resumed=1)]).series()
     with pytest.raises(InputError, match="no step"):
         History.of([{"loss": 1.0}])
+
+
+def test_resumptions_of_the_history_are_marked(run: Path) -> None:
+    assert "resumed" not in training_page_of(run)
+    (run / "history.json").write_text('[{"step": 0}, {"step": 40}, {"step": 70}]')
+    html = training_page_of(run)
+    assert "resumed 2 times" in html and "40, 70" in html
+    for damaged in ("[{}, {}]", "{", "[1, 2]"):
+        (run / "history.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"history\.json is no list"):
+            training_page_of(run)
 
 
 def test_stages_are_marked() -> None:

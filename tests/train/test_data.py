@@ -24,7 +24,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def samples(photos: Path, seed: int = 0, data: Images = CROP) -> Samples:
-    return Samples(data, find_files(data, photos, Path())[0], seed=seed)
+    return Samples(data, find_files(data, photos, Path())[0], folder=photos, seed=seed)
 
 
 def test_a_sample_is_the_same_whenever_it_is_asked_for(photos: Path) -> None:
@@ -99,7 +99,7 @@ def test_segments_have_the_rate_length_and_level_that_were_asked_for(tmp_path: P
     write_audio(tmp_path / "long.wav", 0.1 * torch.sin(6.28 * 100 * time)[None], 8000)
     write_audio(tmp_path / "short.wav", 0.5 * torch.sin(6.28 * 100 * time[:700])[None], 8000)
     data = Recordings(seconds=0.2, shortest=0.0, peak_db=(-6.0, -6.0), speed=(0.8, 1.2))
-    series = Samples(data, find_files(data, tmp_path, Path())[0], seed=0, rate=16_000)
+    series = Samples(data, find_files(data, tmp_path, Path())[0], folder=tmp_path, seed=0, rate=16_000)
     for index in range(12):
         segment = series[index]
         assert segment.shape == (1, 3200)
@@ -110,10 +110,10 @@ def test_long_recordings_come_in_proportion_and_unfit_ones_never(tmp_path: Path)
     for name, rate, seconds in (("a", 16_000, 3.0), ("b", 16_000, 1.0), ("c", 16_000, 0.2), ("d", 8_000, 2.0)):
         write_audio(tmp_path / f"{name}.wav", torch.rand(1, round(rate * seconds)) - 0.5, rate)
     data = Recordings(seconds=0.5, shortest=0.5, least_rate=16_000)
-    series = Samples(data, find_files(data, tmp_path, Path())[0], seed=0, rate=16_000)
+    series = Samples(data, find_files(data, tmp_path, Path())[0], folder=tmp_path, seed=0, rate=16_000)
     assert Counter(path.stem for path in series.entries) == {"a": 6, "b": 2}
     with pytest.raises(InputError, match="too short or of too low a rate"):
-        Samples(data.replace(shortest=9.0), [tmp_path / "a.wav"], seed=0, rate=16_000)
+        Samples(data.replace(shortest=9.0), [tmp_path / "a.wav"], folder=tmp_path, seed=0, rate=16_000)
 
 
 def test_playing_speed_moves_pitch(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_playing_speed_moves_pitch(tmp_path: Path) -> None:
     write_audio(tmp_path / "tone.wav", 0.5 * torch.sin(2 * torch.pi * 400 * time)[None], 16_000)
     for speed in (0.8, 1.25):
         data = Recordings(seconds=1.0, speed=(speed, speed))
-        segment = Samples(data, [tmp_path / "tone.wav"], seed=0, rate=16_000)[0]
+        segment = Samples(data, [tmp_path / "tone.wav"], folder=tmp_path, seed=0, rate=16_000)[0]
         assert int(torch.fft.rfft(segment[0]).abs().argmax()) == pytest.approx(400 * speed, abs=1)
 
 

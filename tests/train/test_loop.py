@@ -214,12 +214,37 @@ def test_a_resumed_run_takes_new_rates_but_no_other_networks(photos: Path, tmp_p
     ):
         with pytest.raises(ConfigError, match=message):
             train(recipe(stage=stage), data=photos, out=tmp_path / "run", resume=True)
+    moved = photos.parent / "moved" / "photos"
+    pictures(moved)
+    with pytest.raises(InputError, match="not those that the run began with"):
+        train(recipe(), data=moved.parent, out=tmp_path / "run", resume=True)
     pictures(photos.parent / "others", count=5)
     with pytest.raises(InputError, match="not those that the run began with"):
         train(recipe(), data=photos.parent / "others", out=tmp_path / "run", resume=True)
     pictures(photos.parent / "namesakes", size=48)
     with pytest.raises(InputError, match="not those that the run began with"):
         train(recipe(), data=photos.parent / "namesakes", out=tmp_path / "run", resume=True)
+
+
+def test_the_card_and_the_page_say_which_steps_were_made_by_which_recipe(photos: Path, tmp_path: Path) -> None:
+    first, longer = recipe(), recipe(stage={"steps": 40})
+    with pytest.raises(KilledError):
+        run(first, photos, tmp_path / "run", report=killed_at(12), command="smalti train first.toml")
+    for plan, stop in ((longer, 25), (first, 28)):
+        with pytest.raises(KilledError):
+            run(plan, photos, tmp_path / "run", report=killed_at(stop), resume=True)
+    run(longer, photos, tmp_path / "run", resume=True, command="smalti train longer.toml")
+    spans = RunFolder(tmp_path / "run", keep=3).history()
+    # The third recipe was given up before its first checkpoint, so none of its steps is left.
+    assert [(each.step, each.recipe["stages"][0]["steps"]) for each in spans] == [(0, 30), (10, 40), (20, 40)]
+    card = (tmp_path / "run" / "tokenizer" / "README.md").read_text()
+    assert "Made by `smalti train first.toml`, seed 0" in card
+    assert "From step 10 on by `smalti.train.loop.train(...)`: stages.0.steps: 30 → 40." in card
+    assert "From step 20" not in card  # went on by the same recipe
+    assert json.loads((tmp_path / "run" / "tokenizer" / "recipe.json").read_text()) == longer.model_dump(mode="json")
+    assert "resumed 2 times" in (tmp_path / "run" / "page.html").read_text()
+    run(first, photos, tmp_path / "once")
+    assert "changed on the way" not in (tmp_path / "once" / "tokenizer" / "README.md").read_text()
 
 
 def test_a_checkpoint_of_another_network_is_refused() -> None:
