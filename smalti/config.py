@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from smalti.errors import ConfigError
 
+T = TypeVar("T")
+
+
+class OfTraining:
+    """Marks fields that shape training and decide no code."""
+
+
+Training = Annotated[T, OfTraining()]  # of a field's type: decay: Training[float]
+
 
 class FieldError(ConfigError):
-    """Fields with values that are not allowed: `issues` has (dotted path, what is wrong)."""
+    """Fields with values that are not allowed.
+
+    Args:
+        name: of the configuration, or "" where the paths say enough.
+        issues: (dotted path, what is wrong).
+    """
 
     def __init__(self, name: str, issues: list[tuple[str, str]]) -> None:
-        super().__init__(f"{name}: " + "; ".join(f"{path}: {problem}" if path else problem for path, problem in issues))
+        said = "; ".join(f"{path}: {problem}" if path else problem for path, problem in issues)
+        super().__init__(f"{name}: {said}" if name else said)
         self.issues = issues
 
 
@@ -42,9 +58,33 @@ class Config(BaseModel):
             ]
             raise FieldError(type(self).__qualname__, issues) from None
 
+    def of_training(self) -> Iterator[str]:
+        """Dotted names of the fields that are marked as `Training`, here and in nested configurations."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if any(isinstance(mark, OfTraining) for mark in field.metadata):
+                yield name
+            elif isinstance(value, Config):
+                yield from (f"{name}.{below}" for below in value.of_training())
+
     def replace(self, **changes: Any) -> Any:
         """A copy with some fields changed, validated again."""
         return type(self)(**{**dict(self), **changes})
+
+
+@contextmanager
+def named(path: str) -> Iterator[None]:
+    """Inside, what a ConfigError says belongs to the field at this dotted path: the message begins with it."""
+    try:
+        yield
+    except FieldError as error:
+        raise FieldError("", [(_joined(path, below), problem) for below, problem in error.issues]) from None
+    except ConfigError as error:
+        raise FieldError("", [(path, str(error))]) from None
+
+
+def _joined(*paths: str) -> str:
+    return ".".join(path for path in paths if path)
 
 
 def _issues(issue: Mapping[str, Any], model: type[Config], data: Any) -> Iterator[tuple[str, str]]:
@@ -53,7 +93,7 @@ def _issues(issue: Mapping[str, Any], model: type[Config], data: Any) -> Iterato
     inner = issue.get("ctx", {}).get("error")
     if isinstance(inner, FieldError):  # a nested configuration that has spoken for itself
         for below, problem in inner.issues:
-            yield ".".join(filter(None, (path, below))), problem
+            yield _joined(path, below), problem
     elif isinstance(inner, ConfigError):  # which says what was given
         yield path, str(inner)
     elif issue["type"] == "extra_forbidden" and len(issue["loc"]) == 1:

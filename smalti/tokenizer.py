@@ -30,13 +30,6 @@ from smalti.tokens import Latents, Side, Stream, Tokens
 
 OnInvalid = Literal["raise", "clip"]
 
-# Config fields of quantizers that shape training and decide no code, whatever the system.
-TRAINING_FIELDS = (
-    "*commitment_weight", "*entropy_weight", "*kl_weight", "*legacy_training", "*temperature", "*decay", "*eps",
-    "*kmeans_iterations", "*expire", "*dropout", "*variance", "*prior_weight", "*products_weight", "*remainder_weight",
-    "*codebook_weight", "quantizer.weight", "quantizer.rotation", "quantizer.share", "quantizer.at_least",
-    "quantizer.rate", "quantizer.epsilon", "quantizer.iterations",
-)  # fmt: skip
 Seed = int | Sequence[int] | None
 
 
@@ -159,7 +152,8 @@ class NeuralTokenizer(Tokenizer, nn.Module):
 
     Attributes:
         code_parts: names of the sub-modules that decide codes; their tensors enter `codes_hash`.
-        codeless_fields: patterns of dotted Config fields that decide no code (decoders, training); all others enter it.
+        codeless_fields: patterns of dotted Config fields that decide no code (decoders); those that are marked as
+            `Training` don't either, all others enter it.
         grid_axes: how many axes positions have (2 for images), where the modality says.
         encode_options, decode_options: the option classes of the system.
         on_invalid: what decode does with codes out of range: "raise", or "clip" where that was published.
@@ -419,7 +413,7 @@ class NeuralTokenizer(Tokenizer, nn.Module):
             "options": {key: repr(value) for key, value in sorted(vars(self.encode_options()).items())},
         }
         deciding = {key: state[key] for key in self._code_keys() & state.keys()}
-        return codes_digest(self.name, self.config, (*TRAINING_FIELDS, *self.codeless_fields), facts, deciding)
+        return codes_digest(self.name, self.config, self.codeless_fields, facts, deciding)
 
     def _code_keys(self) -> set[str]:
         keys = set()
@@ -529,18 +523,18 @@ def codes_digest(
 
     Args:
         name: of the system.
-        config: its fields count, but for those that match one of `codeless_fields` (patterns of dotted names).
+        config: its fields count, but for those marked as `Training` and those that match one of `codeless_fields`
+            (patterns of dotted names).
         codeless_fields: fields that decide no code.
         facts: what else decides codes, as plain data.
         tensors: those that decide codes; floating ones count as float32.
     """
     fields = _flattened(config.model_dump(mode="json"))
+    left_out = (*config.of_training(), *codeless_fields)
     recipe = {
         "name": name,
         "config": {
-            field: value
-            for field, value in fields.items()
-            if not any(fnmatch(field, pattern) for pattern in codeless_fields)
+            field: value for field, value in fields.items() if not any(fnmatch(field, pattern) for pattern in left_out)
         },
         **facts,
     }

@@ -193,6 +193,11 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_records_of_one_class_have_a_preset_of_their_name_each() -> None:
+    assert create("smalti-photo-f8").factor == 8
+    assert create("smalti-photo-f16").factor == 16
+
+
 def test_create_builds_defaults_presets_and_overrides(fake: Path) -> None:
     assert create("fake").made_of == 3
     assert create("fake", "large").made_of == 9

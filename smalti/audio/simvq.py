@@ -34,6 +34,7 @@ from smalti.audio.seanet_vocos import (
 )
 from smalti.audio.vocos import VocosBackbone
 from smalti.checkpoint import prefer_averaged, take
+from smalti.config import Training
 from smalti.quantize import Codebook, Commitment, Mapped, Quantize, Table
 
 LAYOUT = Layout(
@@ -77,8 +78,8 @@ class SimVQAudio(SEANetVocos):
         encoder: SEANetEncoder.Config = SEANetEncoder.Config(causal=True)
         backbone: VocosBackbone.Config = VocosBackbone.Config(bandwidths=0)
         codes: int = Field(65536, ge=1)
-        commitment_weight: float = Field(0.25, ge=0)
-        legacy_training: bool = False
+        commitment_weight: Training[float] = Field(0.25, ge=0)
+        legacy_training: Training[bool] = False
 
         def build(self) -> SimVQAudio:
             return SimVQAudio(self)

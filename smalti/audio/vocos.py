@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import smalti.config
 from smalti.audio.conv import Conv1d, pad
+from smalti.config import Training
 from smalti.errors import CheckpointError
 
 EPS = 1e-6  # of every norm here
@@ -59,7 +60,7 @@ class VocosBackbone(nn.Module):
         layers: int = Field(12, ge=1)
         bandwidths: int = Field(4, ge=0)
         pos_net: bool = True
-        dropout: float = Field(0.1, ge=0, lt=1)
+        dropout: Training[float] = Field(0.1, ge=0, lt=1)
 
         @model_validator(mode="after")
         def _check(self) -> Self:

@@ -36,6 +36,7 @@ from smalti.audio.seanet_vocos import (
 )
 from smalti.audio.vocos import ISTFTHead
 from smalti.checkpoint import take
+from smalti.config import Training
 from smalti.errors import CheckpointError, ConfigError
 from smalti.quantize import EMA, Commitment, Expire, Quantize, Table, Trained
 from smalti.tokenizer import Options
@@ -134,11 +135,11 @@ class WavTokenizer(SEANetVocos):
         """
 
         codes: int = Field(4096, ge=1)
-        kmeans_iterations: int = Field(200, ge=0)
-        decay: float = Field(0.99, gt=0, lt=1)
-        expire: float = Field(2.0, ge=0)
-        commitment_weight: float = Field(1.0, ge=0)
-        legacy_training: bool = False
+        kmeans_iterations: Training[int] = Field(200, ge=0)
+        decay: Training[float] = Field(0.99, gt=0, lt=1)
+        expire: Training[float] = Field(2.0, ge=0)
+        commitment_weight: Training[float] = Field(1.0, ge=0)
+        legacy_training: Training[bool] = False
 
         def build(self) -> WavTokenizer:
             return WavTokenizer(self)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -38,7 +38,13 @@ Match = Annotated[str | None, typer.Option("--glob", help="Only files whose name
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders too.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the model on a CPU.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-PageFile = Annotated[Path | None, typer.Option("--page", help="Write a page with plots and examples: one HTML file.")]
+PageFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--page", help="The page with plots and examples, one HTML file: bench.html; with --json only if named."
+    ),
+]
+NoPage = Annotated[bool, typer.Option("--no-page", help="Write no page: numbers only, sooner.")]
 Shown = Annotated[int, typer.Option(min=0, help="How many files the page shows.")]
 Transcripts = Annotated[
     Path | None,
@@ -65,13 +71,17 @@ def reconstruct(
     device: Device = "cpu",
     transcripts: Transcripts = None,
     page: PageFile = None,
+    no_page: NoPage = False,
+    paged: Annotated[
+        int, typer.Option("--page-files", min=1, help="How many files the page is about, the first by name.")
+    ] = 24,
     shown: Shown = 4,
     as_json: AsJson = False,
 ) -> None:
     """Encode files, decode them, and compare: a row per tokenizer.
 
-    With --page also classical codecs at the same bytes. Files that can't be read are reported, and the rest is
-    measured; the exit code is then 1.
+    The page at the end sets classical codecs at the same bytes beside them, which takes seconds for every file. Files
+    that can't be read are reported, and the rest is measured; the exit code is then 1.
     """
     import torch
 
@@ -85,33 +95,35 @@ def reconstruct(
     models = [open_neural(name, device) for name in dict.fromkeys(tokenizer)]
     inputs = [_files(model.modality, data, recursive, limit, glob) for model, _ in models]
     texts = {} if transcripts is None else read_transcripts(transcripts)
-    rows, comparisons = [], []
+    rows: list[dict[str, Any]] = []
     with _progress(as_json) as report:
-        if page is None:
-            for (model, reference), files in zip(models, inputs, strict=True):
-                tally = measure(
-                    model, files, reference=reference, square=_square(size, crop), rate=rate, transcripts=texts,
-                    report=lambda done, reference=reference, files=files: report(reference, done, len(files)),  # type: ignore[misc]
-                )  # fmt: skip
-                rows.append(tally.row())
-        else:
-            for modality in dict.fromkeys(model.modality for model, _ in models):
-                own = [(model, reference) for model, reference in models if model.modality == modality]
-                files = _files(modality, data, recursive, limit, glob)
-                plan = Plan(
-                    square=_square(size, crop),
-                    rate=rate or _rate_of(files, modality),
-                    curves=True,
-                    shown=shown,
-                    transcripts=texts,
-                )
-                comparisons.append(compare(modality, files, own, plan, report))
-            rows = [tally.row() for found in comparisons for tally in found.tallies]
+        for (model, reference), files in zip(models, inputs, strict=True):
+            tally = measure(
+                model, files, reference=reference, square=_square(size, crop), rate=rate, transcripts=texts,
+                report=lambda done, reference=reference, files=files: report(reference, done, len(files)),  # type: ignore[misc]
+            )  # fmt: skip
+            rows.append(tally.row())
     if as_json:
         print_json(rows)
     else:
         print_rows(rows)
-    _finish(sum(row["samples"] for row in rows), any(row["failed"] for row in rows), data, page, comparisons, as_json)
+    _check_measured(sum(row["samples"] for row in rows), data)
+    target = _page_file(page, no_page, as_json)
+    if target is not None:
+        comparisons = []
+        with _progress(as_json) as report:
+            for modality in dict.fromkeys(model.modality for model, _ in models):
+                own = [(model, reference) for model, reference in models if model.modality == modality]
+                files = _files(modality, data, recursive, limit, glob)[:paged]
+                plan = Plan(
+                    square=_square(size, crop), rate=rate or _rate_of(files, modality), curves=True, shown=shown,
+                    transcripts=texts,
+                )  # fmt: skip
+                comparisons.append(
+                    compare(modality, files, own, plan, lambda what, *so_far: report(f"page: {what}", *so_far))
+                )
+        _write_page(comparisons, data, target, as_json)
+    _finish(any(row["failed"] for row in rows))
 
 
 @command.command()
@@ -140,6 +152,7 @@ def classical(
     device: Device = "cpu",
     transcripts: Transcripts = None,
     page: PageFile = None,
+    no_page: NoPage = False,
     shown: Shown = 4,
     as_json: AsJson = False,
 ) -> None:
@@ -166,14 +179,15 @@ def classical(
         )
     files = _files(modality, data, recursive, limit, glob)
     texts = {} if transcripts is None else read_transcripts(transcripts)
+    target = _page_file(page, no_page, as_json)
     plan = Plan(
         tuple(budget or ()),
         tuple(kbps or ()),
         _square(size, crop),
         rate,
-        page is not None,
-        shown if page is not None else 0,
-        texts,
+        curves=target is not None,
+        shown=shown if target is not None else 0,
+        transcripts=texts,
     )
     with _progress(as_json) as report:
         found = compare(modality, files, models, plan, report)
@@ -181,7 +195,10 @@ def classical(
         print_json(found.data())
     else:
         print_comparison(found)
-    _finish(len(found.rows), bool(found.failed), data, page, [found], as_json)
+    _check_measured(len(found.rows), data)
+    if target is not None:
+        _write_page([found], data, target, as_json)
+    _finish(bool(found.failed))
 
 
 @command.command()
@@ -199,19 +216,29 @@ def training(
 # --- what the commands share -----------------------------------------------------------------------------------------
 
 
-def _finish(
-    measured: int, failed: bool, data: Path, page: Path | None, comparisons: list[Comparison], as_json: bool
-) -> None:
-    """Writes the page, and ends with the exit code that says how it went."""
+def _page_file(page: Path | None, no_page: bool, as_json: bool) -> Path | None:
+    """Where the page goes, or None if there is to be none."""
+    if page is not None and no_page:
+        raise InputError(f"--page {page} asks for a page, --no-page for none: give one of them")
+    return page or (None if no_page or as_json else Path("bench.html"))
+
+
+def _check_measured(measured: int, data: Path) -> None:
     if not measured:
         typer.echo(f"smalti: nothing in {data} could be measured", err=True)
         raise typer.Exit(2)
-    if page is not None:
-        from smalti.bench.comparison_page import comparison_page
 
-        written = comparison_page(comparisons, str(data), _command()).save(page)
-        if not as_json:
-            console().print(f"open in a browser: {written.resolve()}", markup=False, soft_wrap=True)
+
+def _write_page(comparisons: list[Comparison], data: Path, page: Path, as_json: bool) -> None:
+    from smalti.bench.comparison_page import comparison_page
+
+    written = comparison_page(comparisons, str(data), _command()).save(page)
+    if not as_json:
+        console().print(f"open in a browser: {written.resolve()}", markup=False, soft_wrap=True)
+
+
+def _finish(failed: bool) -> None:
+    """The exit code says whether all files were measured."""
     if failed:
         raise typer.Exit(1)
 

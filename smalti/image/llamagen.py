@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from smalti.checkpoint import KeyTable, drop, take
+from smalti.config import Training
 from smalti.errors import CheckpointError, ConfigError
 from smalti.folder import fill
 from smalti.generate.autoregressive import AutoregressiveTransformer
@@ -51,8 +52,8 @@ class LlamaGen(QuantizedAutoencoder):
         codes: int = Field(16384, ge=1)
         dim: int = Field(8, ge=1)
         unit: bool = True
-        commitment_weight: float = Field(0.25, ge=0)
-        entropy_weight: float = Field(0.0, ge=0)
+        commitment_weight: Training[float] = Field(0.25, ge=0)
+        entropy_weight: Training[float] = Field(0.0, ge=0)
 
         def build(self) -> LlamaGen:
             return LlamaGen(self)

@@ -143,3 +143,9 @@ class PhotoTokenizer(ImageTokenizer):
     @classmethod
     def example(cls, batch: int = 2, seed: int = 0) -> dict[str, Any]:
         return {"x": torch.rand(batch, 3, 19, 26, generator=torch.Generator().manual_seed(seed))}
+
+
+PhotoTokenizer.presets = {
+    "smalti-photo-f8": PhotoTokenizer.Config(),
+    "smalti-photo-f16": PhotoTokenizer.Config(patch=8, widths=(96, 168), encoder_blocks=(2, 2), decoder_blocks=(2, 3)),
+}

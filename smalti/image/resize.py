@@ -38,6 +38,7 @@ _FILTERS = {
 }
 
 Extent = Annotated[int, Field(gt=0, le=2**15)]
+Size = tuple[int, int]  # width and height, as Pillow has them
 
 
 class SizeRule(Config, ABC):
@@ -55,6 +56,10 @@ class SizeRule(Config, ABC):
             InputError: if the picture is smaller than a crop, or would become larger than `MAX_PIXELS`.
         """
 
+    @abstractmethod
+    def size_after(self, size: Size | None) -> Size | None:
+        """The size that it gives to pictures of one size, or of any (None); None if they come out with several."""
+
 
 class Resize(SizeRule):
     """To exactly this size; the aspect ratio is not kept."""
@@ -66,6 +71,9 @@ class Resize(SizeRule):
 
     def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Image.Image:
         return _resize(image, self.width, self.height, self.filter)
+
+    def size_after(self, size: Size | None) -> Size:
+        return self.width, self.height
 
 
 class ResizeShorter(SizeRule):
@@ -83,28 +91,40 @@ class ResizeShorter(SizeRule):
     rounding: Literal["down", "nearest"] = "down"
 
     def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Image.Image:
-        shorter, longer = sorted(image.size)
+        return _resize(image, *self._scaled(image.size), self.filter)
+
+    def size_after(self, size: Size | None) -> Size | None:
+        return None if size is None else self._scaled(size)
+
+    def _scaled(self, size: Size) -> Size:
+        shorter, longer = sorted(size)
         exact = self.size * longer / shorter
         scaled = int(exact) if self.rounding == "down" else round(exact)
-        width, height = (self.size, scaled) if image.width <= image.height else (scaled, self.size)
-        return _resize(image, width, height, self.filter)
+        return (self.size, scaled) if size[0] <= size[1] else (scaled, self.size)
 
 
-class CentreCrop(SizeRule):
+class Square(SizeRule, ABC):
+    """A rule that gives a square of `size` pixels a side."""
+
+    size: Extent
+
+    def size_after(self, size: Size | None) -> Size:
+        return self.size, self.size
+
+
+class CentreCrop(Square):
     """A square from the middle; where the margin is odd, torchvision's rounding (half to even) decides."""
 
     type: Literal["centre-crop"] = "centre-crop"
-    size: Extent
 
     def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Image.Image:
         return _crop(image, round((image.width - self.size) / 2), round((image.height - self.size) / 2), self.size)
 
 
-class RandomCrop(SizeRule):
+class RandomCrop(Square):
     """A square from anywhere, all places equally likely."""
 
     type: Literal["random-crop"] = "random-crop"
-    size: Extent
 
     def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Image.Image:
         _check_holds(image, self.size)
@@ -136,22 +156,24 @@ class RandomShrink(SizeRule):
             return image
         return _resize(image, round(image.width * scale), round(image.height * scale), self.filter)
 
+    def size_after(self, size: Size | None) -> None:
+        return None
 
-class HalvingCentreCrop(SizeRule):
+
+class HalvingCentreCrop(Square):
     """The shorter side to `size` by halving with a box and then bicubically, and a square from the middle.
 
     Small pictures are enlarged, so it fits any picture.
     """
 
     type: Literal["halving-centre-crop"] = "halving-centre-crop"
-    size: Extent
 
     def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Image.Image:
         image = _halve_and_resize(image, self.size)
         return _crop(image, (image.width - self.size) // 2, (image.height - self.size) // 2, self.size)
 
 
-class HalvingRandomCrop(SizeRule):
+class HalvingRandomCrop(Square):
     """As `HalvingCentreCrop`, to a random shorter side, and a square from anywhere.
 
     Args:
@@ -160,7 +182,6 @@ class HalvingRandomCrop(SizeRule):
     """
 
     type: Literal["halving-random-crop"] = "halving-random-crop"
-    size: Extent
     smallest: float = Field(0.8, gt=0, le=1)
     largest: float = Field(1.0, gt=0, le=1)
 
@@ -180,6 +201,14 @@ def apply_rules(image: Image.Image, rules: Iterable[SizeRule], generator: torch.
     for rule in rules:
         image = rule(image, generator)
     return image
+
+
+def size_after(rules: Iterable[SizeRule]) -> Size | None:
+    """The one size that rules bring all pictures to, or None if there are several."""
+    size: Size | None = None
+    for rule in rules:
+        size = rule.size_after(size)
+    return size
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from smalti.checkpoint import KeyTable, drop, prefer_averaged, take
+from smalti.config import Training
 from smalti.errors import ConfigError
 from smalti.folder import fill
 from smalti.image.base import ImageTokenizer
@@ -55,8 +56,8 @@ class SimVQImage(ImageTokenizer):
         encoder: Encoder.Config = Encoder.Config()
         decoder: Decoder.Config = Decoder.Config()
         codes: int = Field(65536, ge=1)
-        commitment_weight: float = Field(0.25, ge=0)
-        legacy_training: bool = False
+        commitment_weight: Training[float] = Field(0.25, ge=0)
+        legacy_training: Training[bool] = False
 
         @model_validator(mode="after")
         def _check(self) -> Self:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 import smalti.config
 from smalti.checkpoint import take
+from smalti.config import Training
 from smalti.errors import CheckpointError
 from smalti.image.base import ImageTokenizer
 from smalti.nn.convolution import channels_last, swish, upsampled_conv2d
@@ -74,7 +75,7 @@ class NetworkConfig(LevelsConfig):
     """
 
     attention_levels: tuple[int, ...] = (4,)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: Training[float] = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _check_attention(self) -> Self:

@@ -44,6 +44,7 @@ __all__ = [
     "Modality",
     "Record",
     "Status",
+    "configuration",
     "create",
     "entry_class",
     "find",
@@ -107,18 +108,29 @@ def create(name: str, preset: str | None = None, **overrides: Any) -> Any:
 
     Args:
         name: of a record.
-        preset: one of the entry's published configurations; by default the configuration's own defaults.
+        preset: one of the entry's published configurations; by default the one of the record's own name, else the
+            configuration's defaults.
         **overrides: fields of the configuration to change.
 
     Raises:
         UnavailableError: if the system is only planned.
         ConfigError: if the preset does not exist, or an override is not legal.
     """
+    return configuration(name, preset).replace(**overrides).build()
+
+
+def configuration(name: str, preset: str | None = None) -> Any:
+    """The configuration that `create` starts from.
+
+    Raises:
+        UnavailableError, ConfigError: as `create`.
+    """
     entry = entry_class(find(name))
+    if preset is None and name not in entry.presets:
+        return entry.Config()
     if preset is not None and preset not in entry.presets:
         raise ConfigError(f"{name} has no preset {preset!r}: choose one of {sorted(entry.presets)}")
-    config = entry.presets[preset] if preset is not None else entry.Config()
-    return config.replace(**overrides).build()
+    return entry.presets[preset or name]
 
 
 def load(name_or_folder: str | Path, *, checkpoint: str | Path | None = None) -> Any:

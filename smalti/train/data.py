@@ -30,7 +30,7 @@ import smalti.audio.io
 import smalti.config
 import smalti.image.io
 from smalti.errors import ConfigError, InputError, SmaltiError
-from smalti.image.resize import CentreCrop, RandomCrop, ResizeShorter, Rule, apply_rules
+from smalti.image.resize import CentreCrop, RandomCrop, ResizeShorter, Rule, apply_rules, size_after
 
 WATCHED = 8.0  # seconds of a held-out recording
 WATCHED_SIDE = 256  # pixels of a held-out photo's middle
@@ -79,9 +79,9 @@ class Images(Files):
     """Photos: size rules in order (the last ones crop), mirroring, turning and other colours.
 
     Args:
-        rules: as in `smalti.image.resize`; they must end in one square size.
+        rules: as in `smalti.image.resize`; they must bring all pictures to one size.
         flip: mirror half of the samples.
-        turn: turn samples by multiples of 90 degrees.
+        turn: turn samples by multiples of 90 degrees; they must be squares.
         colour: largest change of a random gamma (in its logarithm) and of each channel's random gain; 0 for none. With
             few photos a network learns their colours by heart otherwise.
     """
@@ -93,6 +93,15 @@ class Images(Files):
     flip: bool = True
     turn: bool = False
     colour: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Images:
+        size, names = size_after(self.rules), ", ".join(rule.type for rule in self.rules) or "no rules"
+        if size is None:
+            raise ValueError(f"rules must bring all pictures to one size, as a last random-crop does; got {names}")
+        if self.turn and size[0] != size[1]:
+            raise ValueError(f"turn takes squares, and rules end in {size[0]}x{size[1]}")
+        return self
 
     def read(self, path: Path, rate: int | None) -> tuple[Image.Image, int]:
         image = smalti.image.io.open_image(path)

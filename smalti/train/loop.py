@@ -29,6 +29,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from smalti.config import named
 from smalti.errors import ConfigError, InputError, NotFiniteError, TrainingError
 from smalti.folder import fill
 from smalti.quantize.distributed import sum_over_ranks
@@ -100,12 +101,10 @@ def train(
     if recipe.watch.best and not watched:
         raise ConfigError("watch.best needs files that are held out: data.held_out or data.held_out_list names them")
     with torch.random.fork_rng(devices=[]):
-        pair = [samples[0], samples[1]]
-        if pair[0].shape != pair[1].shape:
-            shapes = " and ".join(str(tuple(each.shape)) for each in pair)
-            raise ConfigError(f"data: samples must have one shape, got {shapes}; a last rule that crops gives them one")
+        pair = torch.stack([samples[0], samples[1]])
         for index in range(len(recipe.stages)):
-            check_stage(recipe, index, copy.deepcopy(tokenizer), torch.stack(pair), fabric)
+            with named(f"stages.{index}"):
+                check_stage(recipe.stages[index], copy.deepcopy(tokenizer), pair, fabric)
     if fabric.is_global_zero:
         done = 0 if checkpoint is None else recipe.steps_before(checkpoint["stage"]) + int(checkpoint["step"])
         span = Span(done, command, recipe.model_dump(mode="json"))

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from smalti import systems
-from smalti.config import Config
+from smalti.config import Config, FieldError, named
 from smalti.errors import ConfigError
 from smalti.tokenizer import NeuralTokenizer
 from smalti.train.audio_objective import AudioObjective
@@ -32,7 +32,7 @@ from smalti.train.schedule import Decay, Schedule
 ObjectiveConfig = Annotated[ImageObjective.Config | AudioObjective.Config, Field(discriminator="type")]
 
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Model(Config):
@@ -40,7 +40,7 @@ class Model(Config):
 
     Args:
         system: a name that `smalti list --kind tokenizer` prints: random weights of its `preset` and `config`.
-        preset: one of the system's published configurations; its defaults if None.
+        preset: one of the system's published configurations; what `smalti.create` takes if None.
         config: fields to change, nested as in the system's Config.
         start: go on from a trained tokenizer instead: a name whose weights ship or are published, or a saved folder.
         checkpoint: with `start`, which published checkpoint, or the path of an official file.
@@ -74,9 +74,8 @@ class Model(Config):
             entry = systems.entry_class(systems.find(self.system or ""))
             if not (isinstance(entry, type) and issubclass(entry, NeuralTokenizer)):
                 raise ConfigError(f"model.system: {self.system} is no tokenizer with a network to train")
-            if self.preset is not None and self.preset not in entry.presets:
-                raise ConfigError(f"model.preset: {self.system} has {sorted(entry.presets)}, got {self.preset!r}")
-            config = entry.Config() if self.preset is None else entry.presets[self.preset]
+            with named("model.preset"):
+                config = systems.configuration(self.system or "", self.preset)
             tokenizer = type(config)(**_merged(config.model_dump(), self.config)).build()
         if not isinstance(tokenizer, NeuralTokenizer):
             raise ConfigError(f"model: {self.start} is no tokenizer with a network to train")
@@ -97,7 +96,7 @@ class Matrices(Config):
 
     parameters: tuple[str, ...] = Field(min_length=1)
     rate: float = Field(0.01, gt=0)
-    momentum: Share = 0.95
+    momentum: BelowOne = 0.95
 
 
 class Optimizer(Config):
@@ -120,13 +119,13 @@ class Optimizer(Config):
 
     type: Literal["adam", "adamw"] = "adamw"
     rate: float = Field(1e-4, gt=0)
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     decay_vectors: bool = True
     warmup: int = Field(0, ge=0)
     start: float | None = Field(None, ge=0, le=1)
-    hold: Share = 0.0
+    hold: BelowOne = 0.0
     decay: Decay = "constant"
     final: float = Field(0.0, ge=0, le=1)
     clip: float | None = Field(None, gt=0)
@@ -156,7 +155,8 @@ class Optimizer(Config):
         if not groups:
             raise ConfigError("nothing to train: all parameters are frozen")
         if self.muon is not None and all(group.momentum is None for group in groups):
-            raise ConfigError(f"muon.parameters: all that match {', '.join(self.muon.parameters)} are frozen")
+            problem = f"all that match {', '.join(self.muon.parameters)} are frozen"
+            raise FieldError("", [("muon.parameters", problem)])
         described = [
             {"params": parameters, "lr": self.rate * group.factor, **group._asdict()}
             for group, parameters in groups.items()
@@ -170,7 +170,8 @@ class Optimizer(Config):
         if self.muon is None or not any(fnmatchcase(name, pattern) for pattern in self.muon.parameters):
             return Group(factor, None, weight_decay)
         if parameter.ndim < 2:
-            raise ConfigError(f"muon.parameters: {name} is no matrix, its shape is {tuple(parameter.shape)}")
+            problem = f"{name} is no matrix, its shape is {tuple(parameter.shape)}"
+            raise FieldError("", [("muon.parameters", problem)])
         return Group(factor * self.muon.rate / self.rate, self.muon.momentum, weight_decay)
 
 
@@ -187,7 +188,8 @@ def check_patterns(field: str, patterns: Iterable[str], network: nn.Module) -> N
     names = [name for name, _ in network.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise ConfigError(f"{field}: no parameter matches {pattern!r}; there are {', '.join(names[:4])} ...")
+            problem = f"no parameter matches {pattern!r}; there are {', '.join(names[:4])} ..."
+            raise FieldError("", [(field, problem)])
 
 
 class Stage(Config):

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import nn
 
-from smalti.config import Config
+from smalti.config import Config, named
 from smalti.errors import ConfigError
 
 Decay = Literal["constant", "cosine", "linear"]
@@ -104,9 +104,10 @@ def check_schedules(schedules: Sequence[Schedule], roots: Mapping[str, nn.Module
     Raises:
         ConfigError: naming the target.
     """
-    for schedule in schedules:
-        owner, name, present = _found(schedule.target, roots)
-        _set(owner, name, present, schedule.target)
+    for index, schedule in enumerate(schedules):
+        with named(f"schedules.{index}.target"):
+            owner, name, present = _found(schedule.target, roots)
+            _set(owner, name, present, schedule.target)
 
 
 def _found(target: str, roots: Mapping[str, nn.Module]) -> tuple[object, str, float]:
@@ -117,7 +118,7 @@ def _found(target: str, roots: Mapping[str, nn.Module]) -> tuple[object, str, fl
         owner = owner[int(part)] if listed else getattr(owner, part, None)  # type: ignore[index]
     present = getattr(owner, name, None)
     if isinstance(present, bool) or not isinstance(present, int | float):
-        raise ConfigError(f"schedule {target!r}: there is no number of that name")
+        raise ConfigError(f"there is no number of that name: {target!r}")
     return owner, name, present
 
 
@@ -125,4 +126,4 @@ def _set(owner: object, name: str, value: float, target: str) -> None:
     try:
         setattr(owner, name, value)
     except AttributeError:
-        raise ConfigError(f"schedule {target!r}: {type(owner).__name__} is frozen") from None
+        raise ConfigError(f"{target!r} can't be set: {type(owner).__name__} is frozen") from None

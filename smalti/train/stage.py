@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
+from smalti.config import FieldError, named
 from smalti.errors import ConfigError, InputError
 from smalti.quantize import Table
 from smalti.tokenizer import NeuralTokenizer, Reconstruction
@@ -185,51 +186,56 @@ class Box:
 # --- before anything starts -------------------------------------------------------------------------------------------
 
 
-def check_stage(recipe: Recipe, index: int, tokenizer: NeuralTokenizer, batch: Tensor, fabric: Fabric) -> None:
+def check_stage(stage: Stage, tokenizer: NeuralTokenizer, batch: Tensor, fabric: Fabric) -> None:
     """Refuses a stage that does not fit, before the first one has begun: it is built and makes half a step.
 
     Args:
-        recipe, index: which stage.
+        stage: of the recipe.
         tokenizer: a copy, because the rehearsal changes its codebooks and what is frozen.
         batch: two samples.
         fabric: devices and ranks.
 
     Raises:
-        ConfigError: naming what does not fit.
+        ConfigError: naming the stage's field that does not fit.
     """
-    stage, ranks = recipe.stages[index], fabric.world_size
+    ranks = fabric.world_size
     if stage.batch % (stage.accumulate * ranks):
-        raise ConfigError(
-            f"stages.{index}.batch: {stage.batch} does not divide into {stage.accumulate} micro-batches "
-            f"on {ranks} ranks"
-        )
+        problem = f"{stage.batch} does not divide into {stage.accumulate} micro-batches on {ranks} ranks"
+        raise FieldError("", [("batch", problem)])
     tokenizer.to(fabric.device)  # where ranks can talk to each other: NCCL knows no CPU
-    objective = stage.objective.build(tokenizer).to(fabric.device)
+    with named("objective"):
+        objective = stage.objective.build(tokenizer).to(fabric.device)
+        if objective.looks_at_parameters and isinstance(fabric.strategy, ModelParallelStrategy):
+            raise ConfigError(
+                "the adaptive weight looks at one parameter, which fsdp shards; take strategy ddp, or leave "
+                "last_layer out for a fixed weight"
+            )
     networks: dict[str, nn.Module] = {MODEL: tokenizer, **objective.trained()}
-    names = sorted(networks)
-    if names != sorted(stage.optimizers):
-        raise ConfigError(f"stages.{index}.optimizers: this objective takes {names}, got {sorted(stage.optimizers)}")
-    if objective.looks_at_parameters and isinstance(fabric.strategy, ModelParallelStrategy):
-        raise ConfigError(
-            f"stages.{index}.objective: the adaptive weight looks at one parameter, which fsdp shards; "
-            "take strategy ddp, or leave last_layer out for a fixed weight"
-        )
     for module in frozen_modules(tokenizer, stage):
         module.requires_grad_(False)
-    for name, network in networks.items():
-        stage.optimizers[name].build(network)
+    with named("optimizers"):
+        if sorted(networks) != sorted(stage.optimizers):
+            raise ConfigError(f"this objective takes {sorted(networks)}, got {sorted(stage.optimizers)}")
+        for name, network in networks.items():
+            with named(name):
+                stage.optimizers[name].build(network)
     check_schedules(stage.schedules, {"model": tokenizer, "objective": objective})
     try:
-        rehearse(objective, tokenizer, batch, fabric.device)
-    except InputError as problem:
-        raise ConfigError(f"stages.{index}: these samples do not fit: {problem}") from None
+        rehearse(objective, tokenizer, batch, fabric)
+    except InputError as error:
+        raise ConfigError(f"these samples do not fit: {error}") from None
 
 
-def rehearse(objective: Objective, tokenizer: NeuralTokenizer, batch: Tensor, device: torch.device) -> None:
+def rehearse(objective: Objective, tokenizer: NeuralTokenizer, batch: Tensor, fabric: Fabric) -> None:
     """One step's losses, with all that joins later: crops too small for a discriminator show here."""
+
+    def model(*inputs: Any, **conditions: Any) -> Reconstruction:
+        with fabric.autocast():
+            return tokenizer(*inputs, **conditions)
+
     tokenizer.train()
     inputs, _ = tokenizer.prepare(batch)
-    objective.losses(tokenizer, {"x": inputs.to(device)}, step=sys.maxsize)
+    objective.losses(model, {"x": fabric.to_device(inputs)}, step=sys.maxsize)
 
 
 def leave_schedules(stage: Stage, tokenizer: NeuralTokenizer) -> None:
@@ -250,8 +256,7 @@ def frozen_modules(tokenizer: NeuralTokenizer, stage: Stage) -> list[nn.Module]:
         matching = [module for name, module in modules.items() if fnmatchcase(name, pattern)]
         if not matching:
             top = ", ".join(name for name, _ in tokenizer.named_children())
-            raise ConfigError(
-                f"freeze: {tokenizer.name} has no part {pattern!r}; its parts are {top} and what is in them"
-            )
+            problem = f"{tokenizer.name} has no part {pattern!r}; its parts are {top} and what is in them"
+            raise FieldError("", [("freeze", problem)])
         found += matching
     return found

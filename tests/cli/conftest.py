@@ -39,8 +39,11 @@ Smalti = Callable[..., Ran]
 
 
 @pytest.fixture
-def smalti(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Smalti:
-    """Runs `smalti ARGUMENTS` by its entry point; a traceback anywhere fails the test."""
+def smalti(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> Smalti:
+    """Runs `smalti ARGUMENTS` by its entry point, in an empty folder; a traceback anywhere fails the test."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("working"))
 
     def run(*arguments: object) -> Ran:
         capsys.readouterr()

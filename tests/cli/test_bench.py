@@ -14,7 +14,7 @@ from tests.cli.conftest import Smalti
 def test_a_row_per_tokenizer(smalti: Smalti, pictures: Path, photo_folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     other = PhotoTokenizer.Config.tiny().build().save(tmp_path / "other")  # type: ignore[attr-defined]
-    ran = smalti("bench", "reconstruct", "-t", photo_folder, "-t", other, "--data", pictures)
+    ran = smalti("bench", "reconstruct", "-t", photo_folder, "-t", other, "--data", pictures, "--no-page")
     assert ran.code == 0
     lines = ran.out.splitlines()
     for folder in (photo_folder, other):
@@ -34,7 +34,7 @@ def test_its_json_is_a_list_of_rows(smalti: Smalti, pictures: Path, photo_folder
 
 def test_bad_files_are_code_1_and_named(smalti: Smalti, pictures: Path, photo_folder: Path) -> None:
     (pictures / "broken.png").write_bytes(b"no picture")
-    ran = smalti("bench", "reconstruct", "-t", photo_folder, "--data", pictures)
+    ran = smalti("bench", "reconstruct", "-t", photo_folder, "--data", pictures, "--no-page")
     assert ran.code == 1 and "broken.png: " in ran.out and "not an image" in ran.out
     ran = smalti("bench", "reconstruct", "-t", photo_folder, "--data", pictures, "--json")
     assert ran.code == 1 and ran.json[0]["samples"] == 3
@@ -48,7 +48,7 @@ def test_nothing_but_bad_files_is_code_2(smalti: Smalti, tmp_path: Path, photo_f
 
 
 def test_audio_has_its_own_criteria(smalti: Smalti, sounds: Path, speech_folder: Path) -> None:
-    ran = smalti("bench", "reconstruct", "-t", speech_folder, "--data", sounds, "--rate", 16_000)
+    ran = smalti("bench", "reconstruct", "-t", speech_folder, "--data", sounds, "--rate", 16_000, "--no-page")
     assert ran.code == 0
     for expected in ("STOI", "SI-SDR", "kbit/s", "stoi/16000Hz"):
         assert expected in ran.out
@@ -110,6 +110,20 @@ def test_reconstruct_ends_in_a_page(smalti: Smalti, pictures: Path, photo_folder
     assert ran.code == 0 and ran.json[0]["quality"] == plain.json[0]["quality"]
     html = page.read_text()
     assert html.count("<svg") == 2 and "perplexity" in html and "WebP" in html
+
+
+def test_the_page_is_about_some_files_and_the_rows_about_all(
+    smalti: Smalti, pictures: Path, photo_folder: Path
+) -> None:
+    given = ("bench", "reconstruct", "-t", photo_folder, "--data", pictures, "--size", 16)
+    ran = smalti(*given, "--page-files", 1)
+    assert ran.code == 0 and "open in a browser" in ran.out and "3 " in ran.out
+    assert "1 file of" in Path("bench.html").read_text()
+    Path("bench.html").unlink()
+    for more in ("--no-page", "--json"):
+        assert smalti(*given, more).code == 0 and not Path("bench.html").exists()
+    both = smalti(*given, "--no-page", "--page", "x.html")
+    assert both.code == 2 and "give one of them" in " ".join(both.err.split())
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,19 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import smalti
 from smalti.audio.speech import SpeechCodec
+from smalti.config import OfTraining
 from smalti.errors import ConfigError
 from smalti.image.photo import PhotoTokenizer
 from smalti.quantize import NAMES, create
+from smalti.quantize.named import checked_options
 from smalti.quantize.named.choice import Choice
+from smalti.quantize.named.options import options_of
 from smalti.tokenizer import Tokenizer
 from tests.quantize.test_contract import OPTIONS, SCALE_OPTIONS
 
@@ -71,7 +75,10 @@ def test_it_says_all_that_decides_codes_by_the_quantizers_own_name() -> None:
         ({"type": "vq", "dim": 4, "codes": 8, "commitment_weight": "much"}, "commitment_weight: .*valid number"),
         ({"type": "residual-diveq", "dim": 4, "codes": 8, "levels": 2, "eval_beam": 0}, "eval_beam: .*greater than"),
         ({"type": "product", "dim": 5, "codes": 8, "parts": 2}, "5 dimensions do not divide into 2 parts"),
-        *(({"type": name, **SCALE_OPTIONS[name]}, f"codes of {name} lie on positions") for name in SCALE_OPTIONS),
+        *(
+            ({"type": name, **SCALE_OPTIONS[name]}, f"codes of {name} lie on positions.*such as residual")
+            for name in SCALE_OPTIONS
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(options: dict[str, Any], message: str) -> None:
@@ -134,6 +141,75 @@ def test_options_of_training_leave_the_codes_hash_alone_and_others_do_not(
         plan = PhotoTokenizer.Config.tiny().replace(quantizer={**options, **changes})
         hashes.append(plan.build().codes_hash)
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+# Another value of options that one more, or half as much, does not fit.
+OTHERS = {
+    "heads": 4, "parts": 4, "groups": 4, "levels": (3, 5, 4), "code_dim": 5, "hidden": 5, "semantic_dim": 7,
+    "eval_beam": 1, "search": "l1", "order": "big", "distribution": "laplace", "patch": 4, "head_dim": 4, "beam": 2,
+    "rounds": 1,
+}  # fmt: skip
+
+
+def other(option: str, value: Any) -> Any:
+    """A value that an option could have instead."""
+    if option in OTHERS and not (option == "levels" and isinstance(value, int)):
+        return OTHERS[option]
+    if isinstance(value, bool):
+        return not value
+    if option in ("dim", "codes"):  # which are divided into parts
+        return 4 * value
+    return value + 1 if isinstance(value, int) else 0.4 * value + 0.1
+
+
+def pairs(*, training: bool) -> list[tuple[str, str]]:
+    """(quantizer, option) of all options that are marked as training's, or of all others."""
+    found = []
+    for name in sorted(OPTIONS):
+        for option, field in options_of(NAMES[name], name).model_fields.items():
+            if any(isinstance(mark, OfTraining) for mark in field.metadata) is training:
+                found.append((name, option))
+    return found
+
+
+def both(name: str, option: str) -> tuple[Any, Any]:
+    """The quantizer with its options, and another that differs in one of them; each draws the same random numbers."""
+    options = dict(checked_options(name, OPTIONS[name]))
+    made = []
+    for value in (options[option], other(option, options[option])):
+        torch.manual_seed(0)
+        made.append(create(name, **{**options, option: value}).eval())
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize(("name", "option"), pairs(training=True))
+def test_what_is_marked_as_training_decides_no_code(name: str, option: str) -> None:
+    one, changed = both(name, option)
+    changed.load_state_dict(one.state_dict())
+    z = torch.randn(200, one.dim)
+    assert torch.equal(one.encode(z), changed.encode(z))
+
+
+@pytest.mark.parametrize(("name", "option"), pairs(training=False))
+def test_what_is_not_marked_decides_codes_or_what_the_network_is(name: str, option: str) -> None:
+    one, changed = both(name, option)
+    states = one.state_dict(), changed.state_dict()
+    if one.dim != changed.dim or one.vocab != changed.vocab:
+        return
+    if {key: each.shape for key, each in states[0].items()} != {key: each.shape for key, each in states[1].items()}:
+        return
+    z = torch.randn(2000, one.dim)
+    assert not torch.equal(one.encode(z), changed.encode(z))
+
+
+def test_numbers_are_numbers() -> None:
+    assert create("fsq", levels=np.array([5, 3])).vocab == create("fsq", levels=torch.tensor([5, 3])).vocab == (15,)
+    assert create("vq", dim=np.int64(4), codes=8, commitment_weight=1).dim == 4
+    for wrong in (True, "8", 8.0):
+        with pytest.raises(ConfigError, match=r"codes: .*valid integer"):
+            create("vq", dim=4, codes=wrong)
+    with pytest.raises(ConfigError, match=r"commitment_weight: .*valid number"):
+        create("vq", dim=4, codes=8, commitment_weight=True)
 
 
 def test_every_builder_says_all_of_its_options() -> None:

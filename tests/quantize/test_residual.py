@@ -350,7 +350,7 @@ def test_padding_changes_nothing_that_residual_diveq_draws() -> None:
 @pytest.mark.parametrize("name", ["qinco", "beam-residual"])
 def test_the_best_candidate_of_a_beam_is_its_code(name: str) -> None:
     torch.manual_seed(0)
-    narrow = {"hidden": 8, "depth": 2} if name == "qinco" else {}
+    narrow = {"hidden": 8, "depth": 2} if name == "qinco" else {"eval_beam": 8}
     quantizer = create(name, dim=8, codes=16, levels=4, beam=8, **narrow)
     z = torch.randn(2, 100, 8)
     quantizer(z)

@@ -25,6 +25,9 @@ CODES = {
 TINY = {"patch": 2, "widths": [8, 8], "encoder_blocks": [1, 1], "decoder_blocks": [1, 1], "quantizer": CODES}
 
 
+GAN = {"type": "image", "adversary": {"network": {"width": 8, "layers": 1}, "weight": 0.1, "start": 10}}
+
+
 def pictures(folder: Path, count: int = 12, size: int = 40) -> Path:
     """Smooth random pictures; the last two are meant to be held out."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,6 +58,13 @@ def recipe(**changes: Any) -> Recipe:
         **changes,
     }
     return Recipe(**content)
+
+
+def with_gan(steps: int = 30, **stage: object) -> Recipe:
+    """The same with a discriminator, and Muon for the hidden layers."""
+    muon = {"parameters": ["encoder.*.conv?.weight", "decoder.*.conv?.weight"], "rate": 1e-3}
+    optimizers = {"model": {"rate": 1e-3, "muon": muon}, "discriminator": {"rate": 1e-3, "betas": (0.5, 0.9)}}
+    return recipe(stage={"steps": steps, "objective": GAN, "optimizers": optimizers, **stage})
 
 
 def run(plan: Recipe, data: Path, out: Path, **options: Any) -> list[dict[str, float]]:

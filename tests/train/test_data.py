@@ -11,7 +11,7 @@ import torch
 from smalti.audio.io import write_audio
 from smalti.errors import ConfigError, InputError
 from smalti.image.io import read_image
-from smalti.image.resize import RandomCrop
+from smalti.image.resize import RandomCrop, size_after
 from smalti.train.data import Images, Recordings, Samples, batches, find_files
 from tests.train.runs import pictures
 
@@ -57,6 +57,27 @@ def test_ranks_share_a_batch_in_runs_and_later_starts_go_on(photos: Path) -> Non
     for index, batch in enumerate(whole):
         assert torch.equal(batch, torch.cat([half[index] for half in halves]))
     assert torch.equal(next(batches(series, batch=4, first=8, count=1)), whole[2])
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ([], "one size, as a last random-crop does; got no rules"),
+        ([{"type": "resize-shorter", "size": 32}], "one size.*got resize-shorter"),
+        ([{"type": "random-crop", "size": 32}, {"type": "random-shrink", "at_least": 8}], "random-crop, random-shrink"),
+        ([{"type": "resize", "height": 32, "width": 16}], "turn takes squares, and rules end in 16x32"),
+    ],
+)
+def test_rules_that_leave_several_sizes_are_refused(rules: list[dict[str, object]], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Images(rules=rules, turn=True)
+
+
+def test_a_resize_behind_a_crop_leaves_one_size() -> None:
+    crop, shorter = {"type": "random-crop", "size": 32}, {"type": "resize-shorter", "size": 16}
+    assert size_after(Images(rules=[shorter, crop, shorter]).rules) == (16, 16)
+    stretched = [{"type": "resize", "height": 40, "width": 30}, shorter]
+    assert size_after(Images(rules=stretched).rules) == (16, 21)
 
 
 def test_held_out_files_are_never_trained_on(photos: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 
 from smalti.errors import ConfigError
 from smalti.quantize.named.choice import Choice
-from smalti.systems import WEIGHTS
-from smalti.train.recipe import Optimizer, Recipe, read_recipe
+from smalti.systems import WEIGHTS, create
+from smalti.train.recipe import Model, Optimizer, Recipe, read_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 TINY = next(path for path in RECIPES if path.stem == "vqgan-tiny")
@@ -63,7 +63,7 @@ def test_wrong_settings_are_named_with_value_and_what_is_allowed(setting: str, m
     ("changes", "message"),
     [
         ({"system": "vqgann"}, "did you mean vqgan"),
-        ({"system": "vqgan", "preset": "f17"}, "model.preset: vqgan has .*'imagenet_f16_1024'"),
+        ({"system": "vqgan", "preset": "f17"}, "model.preset: vqgan has no preset 'f17': .*'imagenet_f16_1024'"),
         ({"system": "vqgan", "config": {"codebook": {"codes": 0}}}, r"codes: .*greater than or equal to 1"),
         ({"system": "llamagen/ar"}, "no tokenizer"),
     ],
@@ -109,6 +109,8 @@ def test_a_resolved_recipe_reads_back_as_itself() -> None:
 def test_the_weights_that_ship_were_made_by_the_recipes_as_they_are(name: str) -> None:
     made_by = Recipe(**json.loads((WEIGHTS / name / "recipe.json").read_text()))
     assert made_by == read_recipe(TINY.with_name(f"{name}.toml"))
+    # Random weights by that name are of the same network, in a recipe too.
+    assert create(name).config == made_by.model.build().config == Model(system=name).build().config
 
 
 def test_optimizer_groups_by_rate_and_decay() -> None:

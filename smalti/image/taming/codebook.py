@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import smalti.config
 import smalti.quantize as q
+from smalti.config import Training
 from smalti.errors import ConfigError
 from smalti.quantize import Noise, Quantize, Quantized, Quantizer, Table, Trained
 from smalti.quantize.base import check_codes
@@ -33,8 +34,8 @@ class GradientCodebook(smalti.config.Config):
     type: Literal["gradient"] = "gradient"
     codes: int = Field(16384, ge=1)
     dim: int = Field(256, ge=1)
-    commitment_weight: float = Field(0.25, ge=0)
-    legacy_training: bool = False
+    commitment_weight: Training[float] = Field(0.25, ge=0)
+    legacy_training: Training[bool] = False
 
     def build(self) -> Quantizer:
         codebook, commitment = 1.0, self.commitment_weight
@@ -55,9 +56,9 @@ class EMACodebook(smalti.config.Config):
     type: Literal["ema"] = "ema"
     codes: int = Field(16384, ge=1)
     dim: int = Field(256, ge=1)
-    commitment_weight: float = Field(0.25, ge=0)
-    decay: float = Field(0.99, ge=0, lt=1)
-    eps: float = Field(1e-5, gt=0)
+    commitment_weight: Training[float] = Field(0.25, ge=0)
+    decay: Training[float] = Field(0.99, ge=0, lt=1)
+    eps: Training[float] = Field(1e-5, gt=0)
 
     def build(self) -> Quantizer:
         vectors = Trained(self.codes, self.dim, init=nn.init.normal_)
@@ -77,8 +78,8 @@ class GumbelCodebook(smalti.config.Config):
     type: Literal["gumbel"] = "gumbel"
     codes: int = Field(8192, ge=1)
     dim: int = Field(256, ge=1)
-    kl_weight: float = Field(1e-8, ge=0)
-    temperature: float = Field(1.0, gt=0)
+    kl_weight: Training[float] = Field(1e-8, ge=0)
+    temperature: Training[float] = Field(1.0, gt=0)
 
     def build(self) -> Quantizer:
         return Quantize(

@@ -7,7 +7,7 @@ from smalti.quantize.additive import Additive, Beam, ConstantProducts, LeastSqua
 from smalti.quantize.base import Quantizer
 from smalti.quantize.compose import Quantize
 from smalti.quantize.learning import EMA
-from smalti.quantize.named.options import Amount, Count, Decay
+from smalti.quantize.named.options import Amount, Count, Decay, Training, Weight
 from smalti.quantize.named.vectors import ema
 from smalti.quantize.parallel import Parallel
 from smalti.quantize.pyramid import Pyramid, Search
@@ -20,13 +20,13 @@ from smalti.quantize.terms import Codebook, Commitment
 from smalti.quantize.vectors import Trained
 
 
-def pyramid(dim: Count, pulses: Count, *, search: Search = "exact", commitment_weight: Amount = 0.25) -> Quantizer:
+def pyramid(dim: Count, pulses: Count, *, search: Search = "exact", commitment_weight: Weight = 0.25) -> Quantizer:
     """Pyramid vector quantization: the direction of a point of the integer pyramid; nothing is stored."""
     return Quantize(Pyramid(dim, pulses, search=search), terms=[Commitment(commitment_weight)])
 
 
 def additive(
-    dim: Count, codes: Count, *, levels: Count, beam: Count = 4, commitment_weight: Amount = 0.25
+    dim: Count, codes: Count, *, levels: Count, beam: Count = 4, commitment_weight: Weight = 0.25
 ) -> Quantizer:
     """Additive quantization as a layer: sums of codewords found by a beam; codebooks learn by gradient."""
     alphabet = Additive(dim, levels, codes, encoder=Ordered(beam))
@@ -34,7 +34,7 @@ def additive(
 
 
 def free_additive(
-    dim: Count, codes: Count, *, levels: Count, beam: Count = 16, commitment_weight: Amount = 0.25
+    dim: Count, codes: Count, *, levels: Count, beam: Count = 16, commitment_weight: Weight = 0.25
 ) -> Quantizer:
     """Additive quantization with the published beam, which takes codebooks in any order."""
     alphabet = Additive(dim, levels, codes, encoder=Beam(beam))
@@ -42,7 +42,13 @@ def free_additive(
 
 
 def lsq(
-    dim: Count, codes: Count, *, levels: Count, rounds: Count = 8, decay: Decay = 0.99, commitment_weight: Amount = 0.25
+    dim: Count,
+    codes: Count,
+    *,
+    levels: Count,
+    rounds: Count = 8,
+    decay: Training[Decay] = 0.99,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """Local search quantization (LSQ): codes by local search, codebooks by least squares in every update."""
     alphabet = Additive(dim, levels, codes, encoder=LocalSearch(rounds), learn=LeastSquares(decay))
@@ -55,15 +61,17 @@ def composite(
     *,
     levels: Count,
     beam: Count = 4,
-    products_weight: Amount = 0.1,
-    commitment_weight: Amount = 0.25,
+    products_weight: Weight = 0.1,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """Composite quantization (CQ): additive codes whose inner products are drawn to one constant."""
     terms = [Codebook(), Commitment(commitment_weight), ConstantProducts(products_weight)]
     return Quantize(Additive(dim, levels, codes, encoder=Ordered(beam)), terms=terms)
 
 
-def opq(dim: Count, codes: Count, *, parts: Count, decay: Decay = 0.99, commitment_weight: Amount = 1.0) -> Rotated:
+def opq(
+    dim: Count, codes: Count, *, parts: Count, decay: Training[Decay] = 0.99, commitment_weight: Weight = 1.0
+) -> Rotated:
     """Optimised product quantization: product codes behind a rotation, both set by `fit`; tables then follow by EMA."""
     if dim % parts:
         raise ConfigError(f"{dim} dimensions do not divide into {parts} parts")
@@ -79,10 +87,10 @@ def rq_vae(
     codes: Count,
     *,
     levels: Count,
-    temperature: Amount = 0.0,
-    decay: Decay = 0.99,
-    expire: Amount = 1.0,
-    commitment_weight: Amount = 0.25,
+    temperature: Training[Amount] = 0.0,
+    decay: Training[Decay] = 0.99,
+    expire: Training[Amount] = 1.0,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """RQ-VAE: one EMA codebook for all levels; with a temperature, codes are drawn by squared distance in training."""
     table = Table(Trained(codes, dim), learn=EMA(decay), revive=Expire(expire) if expire > 0 else None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Self
 
 import torch
@@ -47,11 +48,7 @@ class Choice(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            quantizer = self.build()
-        if isinstance(quantizer, MultiScale):
-            raise ConfigError(f"the codes of {self.type} lie on positions of their own, not on those of the latents")
-        self._latent_dim = quantizer.dim
+        self._latent_dim = _latent_dim(self.type, tuple((self.model_extra or {}).items()))
         return self
 
     @property
@@ -62,3 +59,19 @@ class Choice(Config):
     def build(self) -> Quantizer:
         """The quantizer, with random weights."""
         return create(self.type, **(self.model_extra or {}))
+
+    def of_training(self) -> Iterator[str]:
+        """Those options that the builder marks so."""
+        return checked_options(self.type, self.model_extra or {}).of_training()
+
+
+@lru_cache(maxsize=256)  # a configuration is checked whenever it is copied, and some codebooks take a second to build
+def _latent_dim(name: str, options: tuple[tuple[str, Any], ...]) -> int:
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        quantizer = create(name, **dict(options))
+    if isinstance(quantizer, MultiScale):
+        raise ConfigError(
+            f"the codes of {name} lie on positions of their own, not on those of the latents: take one with a code "
+            "for every position, such as residual"
+        )
+    return quantizer.dim

@@ -15,7 +15,7 @@ from smalti.quantize.compose import Quantize
 from smalti.quantize.estimators import NSVQ, DiVeQ, Estimator, RawLatent, Rotation, Synchronous
 from smalti.quantize.heads import Heads
 from smalti.quantize.learning import EMA, Gradient, InPlace
-from smalti.quantize.named.options import Amount, Count, Decay, Positive, Share
+from smalti.quantize.named.options import Amount, Count, Decay, Positive, Share, Training, Weight
 from smalti.quantize.projection import FixedLinear
 from smalti.quantize.revival import Expire
 from smalti.quantize.soft import Drawn, Soft
@@ -36,21 +36,31 @@ def _by_gradient(dim: int, codes: int, expire: float) -> Table:
 
 
 def rotation_trick(
-    dim: Count, codes: Count, *, decay: Decay = 0.99, expire: Amount = 2.0, commitment_weight: Amount = 1.0
+    dim: Count,
+    codes: Count,
+    *,
+    decay: Training[Decay] = 0.99,
+    expire: Training[Amount] = 2.0,
+    commitment_weight: Weight = 1.0,
 ) -> Quantizer:
     """Rotation trick: EMA codes whose gradient is turned as the latent is turned onto its code."""
     table = _following(dim, codes, decay, expire)
     return Quantize(table, estimator=Rotation(), terms=[Commitment(commitment_weight)])
 
 
-def vit_vqgan(dim: Count, codes: Count, *, commitment_weight: Amount = 0.25) -> Quantizer:
+def vit_vqgan(dim: Count, codes: Count, *, commitment_weight: Weight = 0.25) -> Quantizer:
     """ViT-VQGAN: unit codes by gradient; the straight-through gradient skips the normalisation of the latent."""
     table = Table(Trained(codes, dim), space="unit")
     return Quantize(table, estimator=RawLatent(), terms=[Codebook(), Commitment(commitment_weight)])
 
 
 def affine(
-    dim: Count, codes: Count, *, decay: Decay = 0.99, expire: Amount = 0.0, commitment_weight: Amount = 1.0
+    dim: Count,
+    codes: Count,
+    *,
+    decay: Training[Decay] = 0.99,
+    expire: Training[Amount] = 0.0,
+    commitment_weight: Weight = 1.0,
 ) -> Quantizer:
     """Affine re-parametrisation: EMA codes that move with the latents' mean and deviation as a whole."""
     vectors = Affine(Trained(codes, dim))
@@ -59,7 +69,12 @@ def affine(
 
 
 def in_place(
-    dim: Count, codes: Count, *, rate: Positive = 1.0, expire: Amount = 2.0, commitment_weight: Amount = 1.0
+    dim: Count,
+    codes: Count,
+    *,
+    rate: Training[Positive] = 1.0,
+    expire: Training[Amount] = 2.0,
+    commitment_weight: Weight = 1.0,
 ) -> Quantizer:
     """In-place optimizer: codes take steps of their own SGD between those of the model."""
     rule = InPlace(partial(torch.optim.SGD, lr=rate * codes * dim), kmeans_iterations=KMEANS)
@@ -67,7 +82,9 @@ def in_place(
     return Quantize(table, terms=[Commitment(commitment_weight)])
 
 
-def synchronous(dim: Count, codes: Count, *, share: Share = 0.2, commitment_weight: Amount = 1.0) -> Quantizer:
+def synchronous(
+    dim: Count, codes: Count, *, share: Training[Share] = 0.2, commitment_weight: Weight = 1.0
+) -> Quantizer:
     """Synchronous update: codes follow the model's loss too, by a share of the latents' gradient."""
     return Quantize(_by_gradient(dim, codes, 0.0), estimator=Synchronous(share), terms=[Mutual(commitment_weight)])
 
@@ -76,12 +93,12 @@ def _substituted(dim: int, codes: int, expire: float, estimator: Estimator) -> Q
     return Quantize(_by_gradient(dim, codes, expire), estimator=estimator)
 
 
-def diveq(dim: Count, codes: Count, *, variance: Amount = 5e-3, expire: Amount = 2.0) -> Quantizer:
+def diveq(dim: Count, codes: Count, *, variance: Training[Amount] = 5e-3, expire: Training[Amount] = 2.0) -> Quantizer:
     """DiVeQ: the error's length is differentiated, its direction is not; no further loss terms."""
     return _substituted(dim, codes, expire, DiVeQ(variance))
 
 
-def nsvq(dim: Count, codes: Count, *, expire: Amount = 2.0) -> Quantizer:
+def nsvq(dim: Count, codes: Count, *, expire: Training[Amount] = 2.0) -> Quantizer:
     """NSVQ: in training random noise of the error's length takes the error's place; no further loss terms."""
     return _substituted(dim, codes, expire, NSVQ())
 
@@ -90,10 +107,10 @@ def stochastic(
     dim: Count,
     codes: Count,
     *,
-    temperature: Positive = 1.0,
-    decay: Decay = 0.99,
-    expire: Amount = 2.0,
-    commitment_weight: Amount = 1.0,
+    temperature: Training[Positive] = 1.0,
+    decay: Training[Decay] = 0.99,
+    expire: Training[Amount] = 2.0,
+    commitment_weight: Weight = 1.0,
 ) -> Quantizer:
     """Stochastic codes: in training drawn by distance instead of the nearest, over an EMA codebook."""
     table = _following(dim, codes, decay, expire)
@@ -101,7 +118,7 @@ def stochastic(
 
 
 def gumbel_straight_through(
-    dim: Count, codes: Count, *, temperature: Positive = 1.0, commitment_weight: Amount = 1.0
+    dim: Count, codes: Count, *, temperature: Training[Positive] = 1.0, commitment_weight: Weight = 1.0
 ) -> Quantizer:
     """Gumbel straight-through by distance: codes drawn, the gradient that of the softmax over all codes."""
     table = Table(Trained(codes, dim, nn.init.normal_))
@@ -115,9 +132,9 @@ def multi_head(
     *,
     heads: Count,
     shared: bool = True,
-    decay: Decay = 0.99,
-    expire: Amount = 2.0,
-    commitment_weight: Amount = 1.0,
+    decay: Training[Decay] = 0.99,
+    expire: Training[Amount] = 2.0,
+    commitment_weight: Weight = 1.0,
 ) -> Quantizer:
     """Multi-head codes: equal parts of the dimensions, one EMA codebook for all of them or one each."""
     if dim % heads:
@@ -139,14 +156,19 @@ def random_projection(dim: Count, codes: Count, *, code_dim: Count = 16, heads: 
     return Quantize(Heads(tables), before=before, after=project.preimage(), dim=dim)
 
 
-def orthogonal(dim: Count, codes: Count, *, weight: Amount = 10.0, commitment_weight: Amount = 0.25) -> Quantizer:
+def orthogonal(dim: Count, codes: Count, *, weight: Weight = 10.0, commitment_weight: Weight = 0.25) -> Quantizer:
     """Orthogonal codebook: codes by gradient, kept at right angles."""
     terms = [Codebook(), Commitment(commitment_weight), Orthogonal(weight)]
     return Quantize(Table(Trained(codes, dim, nn.init.kaiming_uniform_)), terms=terms)
 
 
 def diverse(
-    dim: Count, codes: Count, *, weight: Amount = 0.1, temperature: Positive = 10.0, commitment_weight: Amount = 0.25
+    dim: Count,
+    codes: Count,
+    *,
+    weight: Weight = 0.1,
+    temperature: Training[Positive] = 10.0,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """Diverse codebook: codes by gradient, all of them wanted at every position of the sample."""
     terms = [Codebook(), Commitment(commitment_weight), Diversity(weight, temperature)]

@@ -16,7 +16,7 @@ from smalti.quantize.disentanglement import Disentanglement
 from smalti.quantize.dropout import Dropout, SampleDropout
 from smalti.quantize.estimators import CodebookOnly, DiVeQ
 from smalti.quantize.learning import Gradient
-from smalti.quantize.named.options import Amount, Count, Decay, Natural, Share, hands_on
+from smalti.quantize.named.options import Amount, Count, Decay, Natural, Share, Training, Weight, hands_on
 from smalti.quantize.named.vectors import ema, simvq, vq
 from smalti.quantize.parallel import Parallel
 from smalti.quantize.residual import Residual
@@ -26,7 +26,7 @@ from smalti.quantize.vectors import Trained
 
 
 @hands_on(ema)
-def residual(dim: Count, codes: Count, *, levels: Count, dropout: bool = False, **options: Any) -> Quantizer:
+def residual(dim: Count, codes: Count, *, levels: Count, dropout: Training[bool] = False, **options: Any) -> Quantizer:
     """Residual EMA quantization, as in SoundStream and EnCodec."""
     return Residual([ema(dim, codes, **options) for _ in range(levels)], dropout=Dropout() if dropout else None)
 
@@ -36,10 +36,10 @@ def vq_vla(
     codes: Count = 256,
     *,
     levels: Count = 4,
-    decay: Decay = 0.8,
-    kmeans_iterations: Natural = 10,
-    expire: Amount = 0.0,
-    commitment_weight: Amount = 1.0,
+    decay: Training[Decay] = 0.8,
+    kmeans_iterations: Training[Natural] = 10,
+    expire: Training[Amount] = 0.0,
+    commitment_weight: Weight = 1.0,
 ) -> Quantizer:
     """VQ-VLA: residual EMA quantization that forgets fast, each level with the gradient of the rotation trick.
 
@@ -68,7 +68,7 @@ def product(dim: Count, codes: Count, *, parts: Count, **options: Any) -> Quanti
     return Parallel([ema(dim // parts, codes, **options) for _ in range(parts)])
 
 
-def disentangled(dim: Count, codes: Count, *, parts: Count = 2, weight: Amount = 0.1) -> Quantizer:
+def disentangled(dim: Count, codes: Count, *, parts: Count = 2, weight: Weight = 0.1) -> Quantizer:
     """FQGAN: cosine codebooks side by side, whose vectors are drawn to right angles."""
     if dim % parts:
         raise ConfigError(f"{dim} dimensions do not divide into {parts} parts")
@@ -77,14 +77,22 @@ def disentangled(dim: Count, codes: Count, *, parts: Count = 2, weight: Amount =
 
 
 @hands_on(ema)
-def shared_residual(dim: Count, codes: Count, *, levels: Count, dropout: bool = False, **options: Any) -> Quantizer:
+def shared_residual(
+    dim: Count, codes: Count, *, levels: Count, dropout: Training[bool] = False, **options: Any
+) -> Quantizer:
     """One codebook for all levels, as in RQ-VAE: what all levels chose is gathered, and applied once."""
     return Residual([ema(dim, codes, **options)] * levels, dropout=Dropout() if dropout else None)
 
 
 @hands_on(ema)
 def sample_dropout_residual(
-    dim: Count, codes: Count, *, levels: Count, at_least: Count = 1, share: Share = 0.5, **options: Any
+    dim: Count,
+    codes: Count,
+    *,
+    levels: Count,
+    at_least: Training[Count] = 1,
+    share: Training[Share] = 0.5,
+    **options: Any,
 ) -> Quantizer:
     """Residual EMA quantization whose number of levels is drawn for each sample, as in DAC."""
     return Residual(
@@ -94,15 +102,15 @@ def sample_dropout_residual(
 
 @hands_on(ema)
 def beam_residual(
-    dim: Count, codes: Count, *, levels: Count, beam: Count = 4, eval_beam: Count | None = None, **options: Any
+    dim: Count, codes: Count, *, levels: Count, beam: Training[Count] = 4, eval_beam: Count = 4, **options: Any
 ) -> Quantizer:
-    """Residual EMA quantization whose codes a beam search finds, in training and encoding."""
+    """Residual EMA quantization by a beam search, of width `beam` in training and `eval_beam` in encoding."""
     return Residual([ema(dim, codes, **options) for _ in range(levels)], search=Beam(beam, eval_beam))
 
 
 @hands_on(ema)
 def grouped_residual(
-    dim: Count, codes: Count, *, groups: Count, levels: Count, dropout: bool = False, **options: Any
+    dim: Count, codes: Count, *, groups: Count, levels: Count, dropout: Training[bool] = False, **options: Any
 ) -> Quantizer:
     """Group-residual quantization, as in HiFi-Codec: equal parts of the dimensions, residual levels each."""
     if dim % groups:
@@ -112,13 +120,21 @@ def grouped_residual(
 
 
 @hands_on(simvq)
-def residual_simvq(dim: Count, codes: Count, *, levels: Count, dropout: bool = False, **options: Any) -> Quantizer:
+def residual_simvq(
+    dim: Count, codes: Count, *, levels: Count, dropout: Training[bool] = False, **options: Any
+) -> Quantizer:
     """Residual levels of SimVQ."""
     return Residual([simvq(dim, codes, **options) for _ in range(levels)], dropout=Dropout() if dropout else None)
 
 
 def residual_diveq(
-    dim: Count, codes: Count, *, levels: Count, variance: Amount = 5e-3, expire: Amount = 2.0, eval_beam: Count = 1
+    dim: Count,
+    codes: Count,
+    *,
+    levels: Count,
+    variance: Training[Amount] = 5e-3,
+    expire: Training[Amount] = 2.0,
+    eval_beam: Count = 1,
 ) -> Quantizer:
     """Residual levels with one DiVeQ estimate of their sum; encoding may search with a beam, training is greedy.
 

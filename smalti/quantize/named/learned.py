@@ -16,7 +16,7 @@ from smalti.quantize.index_backprop import DoubleQuantization, IndexBackprop
 from smalti.quantize.joint import Joint
 from smalti.quantize.learning import EMA
 from smalti.quantize.multiscale import PartialSums
-from smalti.quantize.named.options import Amount, Count, Decay, Natural, Positive, Share
+from smalti.quantize.named.options import Amount, Count, Decay, Natural, Positive, Share, Training, Weight
 from smalti.quantize.named.vectors import simvq
 from smalti.quantize.normalised_ema import NormalisedEMA
 from smalti.quantize.parallel import Parallel
@@ -36,7 +36,7 @@ def fvq(
     head_dim: Count = 64,
     depth: Count = 2,
     registers: Natural = 0,
-    commitment_weight: Amount = 0.25,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """FVQ: a transformer over the whole codebook gives the codes, so that all of them learn in every step.
 
@@ -55,7 +55,7 @@ def residual_fvq(
     patch: Count = 4,
     head_dim: Count = 64,
     depth: Count = 2,
-    commitment_weight: Amount = 0.25,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """FVQ's residual form: all levels share one bridged codebook, which learns from the sums of the first levels."""
     bridge = VQBridge(codes, dim, patch=patch, head_dim=head_dim, depth=depth)
@@ -63,7 +63,7 @@ def residual_fvq(
     return Residual([level] * levels, loss=PartialSums(commitment=commitment_weight))
 
 
-def linear_bridge(dim: Count, codes: Count, *, layers: Count = 1, commitment_weight: Amount = 0.25) -> Quantizer:
+def linear_bridge(dim: Count, codes: Count, *, layers: Count = 1, commitment_weight: Weight = 0.25) -> Quantizer:
     """FVQ's ablation: linear layers over trained codes, each code alone."""
     table = Table(Bridged(Trained(codes, dim), LinearBridge(dim, layers)))
     return Quantize(table, terms=[Codebook(), Commitment(commitment_weight)])
@@ -73,9 +73,9 @@ def ibq(
     dim: Count,
     codes: Count,
     *,
-    commitment_weight: Amount = 0.25,
-    entropy_weight: Amount = 0.05,
-    temperature: Positive = 0.01,
+    commitment_weight: Weight = 0.25,
+    entropy_weight: Weight = 0.05,
+    temperature: Training[Positive] = 0.01,
 ) -> Quantizer:
     """IBQ: the largest inner product, with the gradient of the softmax over all codes, so that all of them learn."""
     table = Table(Trained(codes, dim, nn.init.normal_))
@@ -86,7 +86,12 @@ def ibq(
 
 
 def normalised_ema(
-    dim: Count, codes: Count, *, decay: Decay = 0.99, kmeans_iterations: Natural = 10, commitment_weight: Amount = 1.0
+    dim: Count,
+    codes: Count,
+    *,
+    decay: Training[Decay] = 0.99,
+    kmeans_iterations: Training[Natural] = 10,
+    commitment_weight: Weight = 1.0,
 ) -> Quantizer:
     """BEiT v2: unit codes that follow the direction of the mean of what chose them; E-ViLM uses it."""
     rule = NormalisedEMA(decay, kmeans_iterations)
@@ -98,10 +103,10 @@ def residual_normalised_ema(
     codes: Count,
     *,
     levels: Count = 8,
-    decay: Decay = 0.99,
-    kmeans_iterations: Natural = 10,
-    commitment_weight: Amount = 1.0,
-    remainder_weight: Amount = 0.4,
+    decay: Training[Decay] = 0.99,
+    kmeans_iterations: Training[Natural] = 10,
+    commitment_weight: Weight = 1.0,
+    remainder_weight: Weight = 0.4,
 ) -> Quantizer:
     """NeuroRVQ: unit codes at every level, each of which normalises what the levels before it left.
 
@@ -115,7 +120,7 @@ def residual_normalised_ema(
     return Residual([Quantize(table, terms=terms) for table in tables], estimator="levels", passed_gradient=1.0)
 
 
-def vqrae(dim: Count, codes: Count, *, code_dim: Count | None = None, commitment_weight: Amount = 0.25) -> Quantizer:
+def vqrae(dim: Count, codes: Count, *, code_dim: Count | None = None, commitment_weight: Weight = 0.25) -> Quantizer:
     """VQRAE: SimVQ in more dimensions than the features have, between two linear layers."""
     wide = dim * 4 // 3 if code_dim is None else code_dim
     inner = simvq(wide, codes, commitment_weight=commitment_weight)
@@ -123,7 +128,7 @@ def vqrae(dim: Count, codes: Count, *, code_dim: Count | None = None, commitment
     return Quantize(inner.alphabet, before=nn.Linear(dim, wide), after=nn.Linear(wide, dim), dim=dim, terms=inner.terms)
 
 
-def factorised(dim: Count, codes: Count, *, code_dim: Count = 8, commitment_weight: Amount = 0.25) -> Quantizer:
+def factorised(dim: Count, codes: Count, *, code_dim: Count = 8, commitment_weight: Weight = 0.25) -> Quantizer:
     """DAC's level: projected to few dimensions, nearest by cosine, the code at its own length projected back."""
     return Quantize(
         Directions(Table(Trained(codes, code_dim, nn.init.normal_), space="unit")),
@@ -140,8 +145,8 @@ def dac(
     *,
     levels: Count = 9,
     code_dim: Count = 8,
-    dropout: Share = 0.5,
-    commitment_weight: Amount = 0.25,
+    dropout: Training[Share] = 0.5,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """DAC: residual levels of factorised cosine codes; `dropout` is the share of samples that use fewer levels."""
     made = [factorised(dim, codes, code_dim=code_dim, commitment_weight=commitment_weight) for _ in range(levels)]
@@ -156,8 +161,8 @@ def mimi(
     *,
     levels: Count = 8,
     code_dim: Count | None = None,
-    decay: Decay = 0.99,
-    commitment_weight: Amount = 1.0,
+    decay: Training[Decay] = 0.99,
+    commitment_weight: Weight = 1.0,
 ) -> Quantizer:
     """Mimi: a semantic codebook and residual acoustic ones see the same latents through projections of their own.
 
@@ -183,9 +188,9 @@ def sinkhorn(
     dim: Count,
     codes: Count,
     *,
-    epsilon: Positive = 0.05,
-    iterations: Count = 50,
-    commitment_weight: Amount = 0.25,
+    epsilon: Training[Positive] = 0.05,
+    iterations: Training[Count] = 50,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """Sinkhorn assignment: in training a batch is spread evenly over all codes; otherwise the nearest."""
     table = Table(Trained(codes, dim, nn.init.normal_))
@@ -198,7 +203,7 @@ def joint_index(
     *,
     semantic_dim: Count | None = None,
     pixel_weight: Amount = 1.0,
-    commitment_weight: Amount = 0.25,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """TokenFlow: one index into a semantic and a pixel codebook of unit rows, by the sum of their distances."""
     first = dim * 4 // 5 if semantic_dim is None else semantic_dim

@@ -1,6 +1,6 @@
 """The options of a builder as a configuration: types and ranges checked, unknown ones named, defaults filled in.
 
-    simvq(dim: Count, codes: Count, *, commitment_weight: Amount = 0.25) ──options_of──► a Config with these fields
+    simvq(dim: Count, codes: Count, *, commitment_weight: Weight = 0.25) ──options_of──► a Config of these
 
 A builder that passes `**options` to another says to which, so that these are known and checked as well:
 
@@ -15,17 +15,29 @@ from functools import cache
 from inspect import Parameter, signature
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, create_model
+from pydantic import BeforeValidator, Field, create_model
 
-from smalti.config import Config
+from smalti.config import Config, Training
 
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-LevelCounts = Annotated[Sequence[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+__all__ = [
+    "Amount", "Count", "Counts", "Decay", "LevelCounts", "Natural", "Number", "Positive", "Share", "Training",
+    "Weight", "hands_on", "options_of",
+]  # fmt: skip
+
+# Neither True nor "8" is a number here; those of NumPy and of tensors are.
+PLAIN = BeforeValidator(lambda value: value.tolist() if hasattr(value, "tolist") else value)
+Integer = Annotated[int, Field(strict=True), PLAIN]
+Number = Annotated[float, Field(strict=True), PLAIN]
+
+Count = Annotated[Integer, Field(ge=1)]
+Natural = Annotated[Integer, Field(ge=0)]
+Amount = Annotated[Number, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Decay = Annotated[Number, Field(ge=0, lt=1)]
+Weight = Training[Amount]  # of a term of the loss
+Counts = Annotated[Sequence[Count], Field(min_length=1), PLAIN]
+LevelCounts = Annotated[Sequence[Annotated[Integer, Field(ge=2)]], Field(min_length=1), PLAIN]
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 

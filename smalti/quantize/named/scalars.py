@@ -22,7 +22,7 @@ from smalti.quantize.estimators import Amplified, StraightThrough
 from smalti.quantize.lattice import leech_codebook
 from smalti.quantize.levels import Levels, even_levels, normal_levels
 from smalti.quantize.moments import Moments
-from smalti.quantize.named.options import Amount, Count, LevelCounts, Positive, Share
+from smalti.quantize.named.options import Count, LevelCounts, Number, Positive, Share, Training, Weight
 from smalti.quantize.one_hot import BinaryMapping, OneHot
 from smalti.quantize.residual import Residual
 from smalti.quantize.scalar_noise import Bernoulli, Perturbed
@@ -58,7 +58,7 @@ def residual_fsq(levels: LevelCounts, *, stages: Count) -> Quantizer:
     return Residual(parts, before=SoftClamp(limit))
 
 
-def fsp(levels: LevelCounts, *, distribution: Distribution = "tanh", rounded: Share = 0.0) -> Quantizer:
+def fsp(levels: LevelCounts, *, distribution: Distribution = "tanh", rounded: Training[Share] = 0.0) -> Quantizer:
     """FSP: rounds probabilities; in training, all but the share `rounded` get noise instead, and moments are kept."""
     variance = {"tanh": 0.8225, "sigmoid": 3.29, "normal": 1.0, "laplace": 2.0, "cauchy": 1.0}[distribution]
     bound = Cumulative(distribution)
@@ -71,14 +71,14 @@ def fsp(levels: LevelCounts, *, distribution: Distribution = "tanh", rounded: Sh
     )
 
 
-def latent(levels: LevelCounts, *, codebook_weight: Amount = 0.1, commitment_weight: Amount = 0.1) -> Quantizer:
+def latent(levels: LevelCounts, *, codebook_weight: Weight = 0.1, commitment_weight: Weight = 0.1) -> Quantizer:
     """Latent quantization: each dimension chooses among a few trained numbers."""
     alphabet = Levels([even_levels(level) for level in levels], trained=True)
     return Quantize(alphabet, terms=[Codebook(codebook_weight), Commitment(commitment_weight)])
 
 
 def dimension_wise(
-    dim: Count, *, bits: Count = 6, low: float = -5.0, high: float = 5.0, deviations: float = 3.0
+    dim: Count, *, bits: Count = 6, low: Number = -5.0, high: Number = 5.0, deviations: Positive = 3.0
 ) -> Quantizer:
     """TokenBridge: after training, a code for each dimension, from a normal distribution cut at ±deviations.
 
@@ -97,8 +97,8 @@ def lookup_free(
     *,
     groups: Count = 1,
     order: BitOrder = "little",
-    entropy_weight: Amount = 0.1,
-    commitment_weight: Amount = 0.25,
+    entropy_weight: Weight = 0.1,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """LFQ: signs; an entropy term keeps them certain and the codes evenly used."""
     terms = [BitEntropy(entropy_weight), Commitment(commitment_weight)]
@@ -106,14 +106,25 @@ def lookup_free(
 
 
 def group_wise(
-    bits: Count, groups: Count, *, pooled: bool = False, entropy_weight: Amount = 0.1, commitment_weight: Amount = 0.25
+    bits: Count,
+    groups: Count,
+    *,
+    pooled: Training[bool] = False,
+    entropy_weight: Weight = 0.1,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """WeTok: LFQ in groups. `pooled` lets groups share one mean distribution, as published."""
     terms = [BitEntropy(entropy_weight, pooled=pooled), Commitment(commitment_weight)]
     return Quantize(Scalars((2,) * bits, groups=groups), terms=terms)
 
 
-def bsq(bits: Count, *, group_bits: Count = 1, entropy_weight: Amount = 0.1, sharpness: Positive = 1.0) -> Quantizer:
+def bsq(
+    bits: Count,
+    *,
+    group_bits: Training[Count] = 1,
+    entropy_weight: Weight = 0.1,
+    sharpness: Training[Positive] = 1.0,
+) -> Quantizer:
     """BSQ: signs of a unit vector, at length 1; the entropy over groups of `group_bits`."""
     scale = bits**-0.5
     entropy = BitEntropy(entropy_weight / sharpness, temperature=1 / sharpness, joint=2**group_bits)
@@ -126,7 +137,7 @@ def bsq(bits: Count, *, group_bits: Count = 1, entropy_weight: Amount = 0.1, sha
 
 
 def residual_lookup_free(
-    bits: Count, *, stages: Count, entropy_weight: Amount = 0.1, commitment_weight: Amount = 0.25
+    bits: Count, *, stages: Count, entropy_weight: Weight = 0.1, commitment_weight: Weight = 0.25
 ) -> Quantizer:
     """Residual LFQ: signs of 1, 1/2, 1/4 ..."""
     parts = [
@@ -139,13 +150,15 @@ def residual_lookup_free(
     return Residual(parts)
 
 
-def bernoulli(bits: Count, *, groups: Count = 1, temperature: Positive = 1.0, prior_weight: Amount = 0.0) -> Quantizer:
+def bernoulli(
+    bits: Count, *, groups: Count = 1, temperature: Training[Positive] = 1.0, prior_weight: Weight = 0.0
+) -> Quantizer:
     """Bits drawn with probability sigmoid(z) in training; `prior_weight` draws them to 1/2."""
     terms = [FreeBits(prior_weight, free=0.0)] if prior_weight else []
     return Quantize(Scalars((2,) * bits, groups=groups), assign=Bernoulli(temperature), terms=terms)
 
 
-def binary_mapper(dim: Count, *, bits: Count, prior_weight: Amount = 1.0) -> Quantizer:
+def binary_mapper(dim: Count, *, bits: Count, prior_weight: Weight = 1.0) -> Quantizer:
     """Free Transformer's binary mapper between linear layers: bits are drawn, and one-hot among 2^bits."""
     return Quantize(
         OneHot(bits),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from smalti.quantize.base import Alphabet, Quantizer
@@ -11,7 +9,7 @@ from smalti.quantize.compose import Quantize
 from smalti.quantize.directions import Directions
 from smalti.quantize.estimators import CodebookOnly
 from smalti.quantize.multiscale import MultiScale, PartialSums
-from smalti.quantize.named.options import Amount, Count, Natural, Share
+from smalti.quantize.named.options import Count, Counts, Natural, Share, Weight
 from smalti.quantize.scales import Interpolate, Sizes, Smoothing, Strides, average, repeat, shared_smoothings
 from smalti.quantize.table import Table
 from smalti.quantize.terms import Codebook, Commitment
@@ -24,11 +22,11 @@ def multi_scale(
     dim: Count,
     codes: Count,
     *,
-    sizes: Sequence[int] = VAR_SIZES,
+    sizes: Counts = VAR_SIZES,
     smoothings: Natural = 4,
     share: Share = 0.5,
     unit: bool = False,
-    commitment_weight: Amount = 0.25,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """VAR: one codebook at all scales; area down, bicubic up, smoothing convolutions that scales share.
 
@@ -54,9 +52,9 @@ def multi_rate(
     dim: Count,
     codes: Count,
     *,
-    strides: Sequence[int] = (4, 2, 1),
+    strides: Counts = (4, 2, 1),
     code_dim: Count = 8,
-    commitment_weight: Amount = 0.25,
+    commitment_weight: Weight = 0.25,
 ) -> Quantizer:
     """SNAC: fewer codes per second at coarse levels; each projects to a few dimensions and chooses by cosine."""
 
