@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check parity clean
+.PHONY: demo test lint types check parity slow clean
 
 demo: $(VENV)/.demo
 	$(BIN)/smalti demo $(ARGS)
@@ -22,6 +22,10 @@ check: $(VENV)/.dev
 
 parity: $(VENV)/.dev
 	$(BIN)/pytest tests/parity -n 2
+
+# What takes minutes each: recipes to their end, kills, gigabytes. An hour and a half.
+slow: $(VENV)/.dev
+	$(BIN)/pytest tests -m slow -n 2 --durations 20
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
