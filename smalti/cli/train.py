@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from smalti.cli.output import console
 from smalti.errors import require
@@ -82,31 +83,35 @@ def _progress(recipe: Recipe, as_json: bool, quiet: bool) -> Iterator[Any]:
     if as_json:
         yield lambda line: typer.echo(json.dumps(line))  # one object a line, as they come
         return
-    columns = (
-        TextColumn(recipe.name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
+    columns = (  # on a narrow terminal the numbers give way to how far it is
+        BarColumn(12), MofNCompleteColumn(table_column=Column(min_width=2 * len(str(recipe.steps)) + 1)),
+        TextColumn("{task.fields[state]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        TimeElapsedColumn(table_column=Column(min_width=7)), TimeRemainingColumn(table_column=Column(min_width=7)),
     )  # fmt: skip
-    with Progress(*columns, console=console(), refresh_per_second=2, speed_estimate_period=600) as bar:
-        task = bar.add_task("", total=recipe.steps, state="")
-        begun = False
+    bar = Progress(*columns, console=console(), refresh_per_second=2, speed_estimate_period=600, expand=True)
+    task = bar.add_task("", total=recipe.steps, state="", start=False)
 
-        def report(line: Mapping[str, float]) -> None:
-            nonlocal begun
-            if not begun:  # steps of an earlier run took no time in this one
-                bar.reset(task, total=recipe.steps, completed=int(line["step"]))
-                begun = True
-            bar.update(task, completed=int(line["step"]))
-            if "loss" in line:
-                bar.update(task, state=_state(line))
-            if any(name.startswith("validation_") for name in line):
-                values = "  ".join(
-                    f"{name.removeprefix('validation_')} {line[name]:.4g}" for name in line if "_" in name
-                )
-                bar.console.print(f"step {int(line['step'])}: held-out {values}", markup=False, highlight=False)
+    def report(line: Mapping[str, float]) -> None:
+        if not bar.live.is_started:  # a recipe that is refused shows no bar
+            bar.start()
+            bar.reset(
+                task, total=recipe.steps, completed=int(line["step"])
+            )  # those of an earlier run took no time here
+        bar.update(task, completed=int(line["step"]))
+        if "loss" in line:
+            bar.update(task, state=_state(line))
+        if any(name.startswith("validation_") for name in line):
+            values = "  ".join(f"{name.removeprefix('validation_')} {line[name]:.4g}" for name in line if "_" in name)
+            bar.console.print(f"step {int(line['step'])}: held-out {values}", markup=False, highlight=False)
 
+    try:
         yield report
+    finally:
+        bar.stop()
 
 
 def _state(line: Mapping[str, float]) -> str:
-    parts = [f"{label} {line[name]:.4g}" for name, label in SHOWN.items() if name in line]
+    parts = [
+        f"{label} {line[name]:.{3 if name == 'utilisation' else 4}g}" for name, label in SHOWN.items() if name in line
+    ]
     return "  ".join([*parts, f"{line['samples_per_second']:.3g}/s"])
