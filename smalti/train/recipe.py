@@ -76,7 +76,8 @@ class Model(Config):
                 raise ConfigError(f"model.system: {self.system} is no tokenizer with a network to train")
             with named("model.preset"):
                 config = systems.configuration(self.system or "", self.preset)
-            tokenizer = type(config)(**_merged(config.model_dump(), self.config)).build()
+            with named("model.config"):
+                tokenizer = type(config)(**_merged(config.model_dump(), self.config)).build()
         if not isinstance(tokenizer, NeuralTokenizer):
             raise ConfigError(f"model: {self.start} is no tokenizer with a network to train")
         return tokenizer

@@ -64,7 +64,7 @@ def test_wrong_settings_are_named_with_value_and_what_is_allowed(setting: str, m
     [
         ({"system": "vqgann"}, "did you mean vqgan"),
         ({"system": "vqgan", "preset": "f17"}, "model.preset: vqgan has no preset 'f17': .*'imagenet_f16_1024'"),
-        ({"system": "vqgan", "config": {"codebook": {"codes": 0}}}, r"codes: .*greater than or equal to 1"),
+        ({"system": "vqgan", "config": {"codebook": {"codes": 0}}}, r"^model\.config\.codebook\.codes: .*than or equal to 1"),
         ({"system": "llamagen/ar"}, "no tokenizer"),
     ],
 )
@@ -87,7 +87,7 @@ def test_set_exchanges_the_codes_of_our_own_tokenizers_and_their_options() -> No
     for kind, same in (("residual-diveq", "residual-diveq"), ("residual", "rvq")):
         plans = [read_recipe(photo, [table.replace("TYPE", each)]).model.build().config for each in (kind, same)]
         assert plans[0].quantizer == plans[1].quantizer == Choice(type=kind, dim=16, codes=8, levels=2)
-    with pytest.raises(ConfigError, match=r"quantizer\.eval_beam: .*greater than or equal to 1 \(got 0\)"):
+    with pytest.raises(ConfigError, match=r"^model\.config\.quantizer\.eval_beam: .*than or equal to 1 \(got 0\)"):
         read_recipe(photo, [f"{codes}.eval_beam=0"]).model.build()
 
 

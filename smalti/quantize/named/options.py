@@ -2,6 +2,8 @@
 
     simvq(dim: Count, codes: Count, *, commitment_weight: Weight = 0.25) ──options_of──► a Config of these
 
+What only training looks at is marked as `Training[...]`, a loss's weight as `Weight`: it stays out of the codes hash.
+
 A builder that passes `**options` to another says to which, so that these are known and checked as well:
 
     @hands_on(simvq)
