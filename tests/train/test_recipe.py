@@ -64,7 +64,10 @@ def test_wrong_settings_are_named_with_value_and_what_is_allowed(setting: str, m
     [
         ({"system": "vqgann"}, "did you mean vqgan"),
         ({"system": "vqgan", "preset": "f17"}, "model.preset: vqgan has no preset 'f17': .*'imagenet_f16_1024'"),
-        ({"system": "vqgan", "config": {"codebook": {"codes": 0}}}, r"^model\.config\.codebook\.codes: .*or equal to 1"),
+        (
+            {"system": "vqgan", "config": {"codebook": {"codes": 0}}},
+            r"^model\.config\.codebook\.codes: .*or equal to 1",
+        ),
         ({"system": "llamagen/ar"}, "no tokenizer"),
     ],
 )
