@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from smalti.errors import ConfigError
+from smalti.errors import CheckpointError, ConfigError, InputError, UnavailableError
 
 T = TypeVar("T")
 
@@ -58,6 +59,21 @@ class Config(BaseModel):
             ]
             raise FieldError(type(self).__qualname__, issues) from None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, data: Any) -> Any:
+        """True is no number, and neither is "8"; pydantic would take both."""
+        if isinstance(data, Mapping):
+            wrong = [
+                (name, f"Input should be a number (got {value!r:.80})")
+                for name, value in data.items()
+                if isinstance(value, bool | str) and name in cls.model_fields
+                and _only_numbers(cls.model_fields[name].annotation)
+            ]  # fmt: skip
+            if wrong:
+                raise FieldError(cls.__qualname__, wrong)
+        return data
+
     def of_training(self) -> Iterator[str]:
         """Dotted names of the fields that are marked as `Training`, here and in nested configurations."""
         for name, field in type(self).model_fields.items():
@@ -74,13 +90,24 @@ class Config(BaseModel):
 
 @contextmanager
 def named(path: str) -> Iterator[None]:
-    """Inside, what a ConfigError says belongs to the field at this dotted path: the message begins with it."""
+    """Inside, what an error says belongs to the field at this dotted path: the message begins with it."""
     try:
         yield
     except FieldError as error:
         raise FieldError("", [(_joined(path, below), problem) for below, problem in error.issues]) from None
     except ConfigError as error:
         raise FieldError("", [(path, str(error))]) from None
+    except (InputError, CheckpointError, UnavailableError) as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _only_numbers(annotation: Any) -> bool:
+    """Whether a field takes numbers, or None, and nothing else."""
+    if get_origin(annotation) is Annotated:
+        return _only_numbers(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return all(each is type(None) or _only_numbers(each) for each in get_args(annotation))
+    return annotation in (int, float)
 
 
 def _joined(*paths: str) -> str:

@@ -108,13 +108,14 @@ def reconstruct(
     else:
         print_rows(rows)
     _check_measured(sum(row["samples"] for row in rows), data)
-    target = _page_file(page, no_page, as_json)
+    target, failed = _page_file(page, no_page, as_json), {each["id"] for row in rows for each in row["failed"]}
     if target is not None:
         comparisons = []
         with _progress(as_json) as report:
             for modality in dict.fromkeys(model.modality for model, _ in models):
                 own = [(model, reference) for model, reference in models if model.modality == modality]
-                files = _files(modality, data, recursive, limit, glob)[:paged]
+                read = [each for each in _files(modality, data, recursive, limit, glob) if each.id not in failed]
+                files = read[:paged]
                 plan = Plan(
                     square=_square(size, crop), rate=rate or _rate_of(files, modality), curves=True, shown=shown,
                     transcripts=texts,
@@ -123,7 +124,7 @@ def reconstruct(
                     compare(modality, files, own, plan, lambda what, *so_far: report(f"page: {what}", *so_far))
                 )
         _write_page(comparisons, data, target, as_json)
-    _finish(any(row["failed"] for row in rows))
+    _finish(bool(failed))
 
 
 @command.command()

@@ -59,7 +59,7 @@ def command(
     with _progress(plan, as_json, quiet=not fabric.is_global_zero) as report:
         tokenizer = train(
             plan, data=data, out=folder, beside=recipe.parent, resume=resume, fabric=fabric, workers=workers,
-            report=report, command=_told(recipe, settings or ()),
+            report=report, command=_told(recipe, settings or (), devices * nodes, strategy),
         )  # fmt: skip
     if fabric.is_global_zero and not as_json:
         out_of = console()
@@ -68,9 +68,10 @@ def command(
         out_of.print(f"use it: smalti encode FILES -o TOKENS --tokenizer {tokenizer}", markup=False, style="dim")
 
 
-def _told(recipe: Path, settings: Sequence[str]) -> str:
+def _told(recipe: Path, settings: Sequence[str], ranks: int, strategy: str) -> str:
     """The command as the card has it: what decides the weights, not where files lie."""
     given = [word for setting in settings for word in ("--set", setting)]
+    given += ["--devices", str(ranks), "--strategy", strategy] if ranks > 1 else []
     return shlex.join(["smalti", "train", str(recipe), *given]) + " --data DATA"
 
 
@@ -89,14 +90,14 @@ def _progress(recipe: Recipe, as_json: bool, quiet: bool) -> Iterator[Any]:
         TimeElapsedColumn(table_column=Column(min_width=7)), TimeRemainingColumn(table_column=Column(min_width=7)),
     )  # fmt: skip
     bar = Progress(*columns, console=console(), refresh_per_second=2, speed_estimate_period=600, expand=True)
-    task = bar.add_task("", total=recipe.steps, state="", start=False)
+    task = bar.add_task("", total=recipe.steps, state="the recipe is tried out ...")
+    begun = False
 
     def report(line: Mapping[str, float]) -> None:
-        if not bar.live.is_started:  # a recipe that is refused shows no bar
-            bar.start()
-            bar.reset(
-                task, total=recipe.steps, completed=int(line["step"])
-            )  # those of an earlier run took no time here
+        nonlocal begun
+        if not begun:  # steps of an earlier run took no time in this one
+            bar.reset(task, total=recipe.steps, completed=int(line["step"]))
+            begun = True
         bar.update(task, completed=int(line["step"]))
         if "loss" in line:
             bar.update(task, state=_state(line))
@@ -104,10 +105,11 @@ def _progress(recipe: Recipe, as_json: bool, quiet: bool) -> Iterator[Any]:
             values = "  ".join(f"{name.removeprefix('validation_')} {line[name]:.4g}" for name in line if "_" in name)
             bar.console.print(f"step {int(line['step'])}: held-out {values}", markup=False, highlight=False)
 
-    try:
-        yield report
-    finally:
-        bar.stop()
+    with bar:
+        try:
+            yield report
+        finally:
+            bar.update(task, visible=begun)  # a recipe that is refused leaves no bar
 
 
 def _state(line: Mapping[str, float]) -> str:

@@ -16,14 +16,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from math import ceil
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from smalti.config import Config
-from smalti.errors import InputError
+from smalti.errors import ConfigError, InputError
 
 # Above the largest photos of phones (108 million) and below the classic bombs (12000 x 12000), which Pillow lets pass.
 MAX_PIXELS = 120_000_000
@@ -58,7 +58,11 @@ class SizeRule(Config, ABC):
 
     @abstractmethod
     def size_after(self, size: Size | None) -> Size | None:
-        """The size that it gives to pictures of one size, or of any (None); None if they come out with several."""
+        """The size that it gives to pictures of one size, or of any (None); None if they come out with several.
+
+        Raises:
+            ConfigError: if it takes no pictures of that size.
+        """
 
 
 class Resize(SizeRule):
@@ -112,7 +116,16 @@ class Square(SizeRule, ABC):
         return self.size, self.size
 
 
-class CentreCrop(Square):
+class Crop(Square, ABC):
+    """A square cut out of pictures that are as large or larger."""
+
+    def size_after(self, size: Size | None) -> Size:
+        if size is not None and min(size) < self.size:
+            raise ConfigError(f"a crop of {self.size} does not fit into pictures of {size[0]}x{size[1]}")
+        return super().size_after(size)
+
+
+class CentreCrop(Crop):
     """A square from the middle; where the margin is odd, torchvision's rounding (half to even) decides."""
 
     type: Literal["centre-crop"] = "centre-crop"
@@ -121,7 +134,7 @@ class CentreCrop(Square):
         return _crop(image, round((image.width - self.size) / 2), round((image.height - self.size) / 2), self.size)
 
 
-class RandomCrop(Square):
+class RandomCrop(Crop):
     """A square from anywhere, all places equally likely."""
 
     type: Literal["random-crop"] = "random-crop"
@@ -184,6 +197,12 @@ class HalvingRandomCrop(Square):
     type: Literal["halving-random-crop"] = "halving-random-crop"
     smallest: float = Field(0.8, gt=0, le=1)
     largest: float = Field(1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest must not be above largest, got {self.smallest} and {self.largest}")
+        return self
 
     def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Image.Image:
         shorter = _draw(ceil(self.size / self.largest), ceil(self.size / self.smallest), generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 from smalti.tokenizer import NeuralTokenizer
@@ -52,11 +52,11 @@ def model_card(
         f"Made by `{history[0].command}`, seed {recipe.seed}; recipe.json beside this card has every number that was "
         "set.",
         "",
-        *_turns(history),
+        *_turns(history, recipe.steps),
         f"- **Network**: {tokenizer.name}, {parameters / 1e6:.2f} M parameters, stored as {recipe.weights}.",
         f"- **Codes**: slots of {', '.join(map(str, tokenizer.quantizer.vocab))}.",
-        f"- **Data**: {files} files ({', '.join(recipe.data.include)}), seen as {samples:,} random samples in "
-        f"{recipe.steps:,} steps; held out: {_held_out(recipe)}.",
+        f"- **Data**: {files} files ({', '.join(recipe.data.include)}), those that can't be used passed over, seen as "
+        f"{samples:,} random samples in {recipe.steps:,} steps; held out: {_held_out(recipe)}.",
         f"- **Weights**: {kept}{averaged}.",
         f"- **Licence**: {recipe.licence or 'not stated'}.",
         "",
@@ -67,13 +67,14 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def _turns(history: Sequence[Span]) -> list[str]:
+def _turns(history: Sequence[Span], steps: int) -> list[str]:
     """Where a resumption went on by another recipe, and what was different in it."""
     lines = []
     for before, after in pairwise(history):
         moved = list(_changes(before.recipe, after.recipe, ""))
         if moved:
-            lines.append(f"- From step {after.step:,} on by `{after.command}`: {'; '.join(moved)}.")
+            when = f"From step {after.step:,} on" if after.step < steps else "After the last step"
+            lines.append(f"- {when} by `{after.command}`: {'; '.join(moved)}.")
     return ["Its recipe was changed on the way; recipe.json is the last one.", "", *lines, ""] if lines else []
 
 
@@ -82,9 +83,13 @@ def _changes(old: Any, new: Any, path: str) -> Iterator[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping) and set(old) == set(new):
         for name in new:
             yield from _changes(old[name], new[name], f"{path}.{name}" if path else name)
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, pair in enumerate(zip(old, new, strict=True)):
+    elif path == "stages":
+        for index, pair in enumerate(zip_longest(old, new)):
             yield from _changes(*pair, f"{path}.{index}")
+    elif isinstance(old, Mapping) and new is None:
+        yield f"{path} removed"
+    elif isinstance(new, Mapping) and old is None:
+        yield f"{path} added"
     elif old != new:
         yield f"{path}: {json.dumps(old)} → {json.dumps(new)}"
 

@@ -34,7 +34,7 @@ from smalti.image.resize import CentreCrop, RandomCrop, ResizeShorter, Rule, app
 
 WATCHED = 8.0  # seconds of a held-out recording
 WATCHED_SIDE = 256  # pixels of a held-out photo's middle
-TRIES = 16  # unreadable files in a row before a run gives up
+TRIES = 1000  # files in a row that can't be used before a run gives up
 Range = tuple[float, float]
 
 
@@ -278,17 +278,21 @@ class Samples(Dataset[Tensor]):
         self._orders: dict[int, np.ndarray[Any, Any]] = {}
         self._kept: dict[Path, Any] = {}
         self._left = data.cache
+        self._left_out: set[Path] = set()
 
     def __getitem__(self, index: int) -> Tensor:
         error: Exception | None = None
-        for attempt in range(TRIES):
+        tries = min(TRIES, len(self.entries))
+        for attempt in range(tries):  # the next ones in the order, whatever was left out before: samples have no memory
             path = self._file(index + attempt)
             try:
                 return self.data.cut(self._decoded(path), self._generator(index), self.rate)
             except (SmaltiError, OSError) as problem:
                 error = problem
-                logging.getLogger("smalti").warning("%s is left out: %s", path, problem)
-        raise InputError(f"{TRIES} files in a row can't be trained on; the last one: {error}")
+                if path not in self._left_out:
+                    self._left_out.add(path)
+                    logging.getLogger("smalti").warning("%s is left out: %s", path, problem)
+        raise InputError(f"{tries} files in a row can't be trained on; the last one: {error}")
 
     def _file(self, index: int) -> Path:
         epoch, place = divmod(index, len(self.entries))

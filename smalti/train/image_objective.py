@@ -33,6 +33,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 import smalti.config
+from smalti.config import FieldError, named
 from smalti.errors import ConfigError
 from smalti.image.base import ImageTokenizer
 from smalti.image.losses import decibels, dissimilarity, log_mse, squared_error
@@ -146,7 +147,8 @@ class Adversary(nn.Module):
         self.weight, self.discriminator_weight = config.weight, config.discriminator_weight
         self.discriminator = config.network.build()
         # In a tuple, because a parameter as an attribute would become one of this module too.
-        self._last_layer = () if config.last_layer is None else (parameter_of(tokenizer, config.last_layer),)
+        with named("adversary.last_layer"):
+            self._last_layer = () if config.last_layer is None else (parameter_of(tokenizer, config.last_layer),)
 
     def deceive(self, y: Tensor, nll: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's part of the game: its weighted loss, and what to log.
@@ -179,10 +181,11 @@ class Adversary(nn.Module):
             return loss.new_ones(())
         (parameter,) = self._last_layer
         if not parameter.requires_grad:
-            raise ConfigError(
-                f"adversary.last_layer {self.config.last_layer!r} is frozen in this stage: the adaptive weight needs "
-                "its gradient; name a parameter that is trained, or none for a fixed weight"
+            problem = (
+                f"{self.config.last_layer!r} is frozen in this stage: the adaptive weight needs its gradient; name a "
+                "parameter that is trained, or none for a fixed weight"
             )
+            raise FieldError("", [("objective.adversary.last_layer", problem)])
         return adaptive_weight(nll, loss, parameter, self.config.limit)
 
 

@@ -96,8 +96,7 @@ def train(
     samples = Samples(recipe.data, files, folder=data, seed=recipe.seed, rate=rate)
     if checkpoint is not None:
         check_progress(checkpoint, recipe, samples)
-    validation = Validation([recipe.data.watched(path, rate) for path in spread(watched, recipe.watch.shown)])
-    validation.check(tokenizer)
+    validation = Validation.of(recipe.data, spread(watched, recipe.watch.shown), tokenizer)
     if recipe.watch.best and not watched:
         raise ConfigError("watch.best needs files that are held out: data.held_out or data.held_out_list names them")
     with torch.random.fork_rng(devices=[]):
@@ -105,13 +104,13 @@ def train(
         for index in range(len(recipe.stages)):
             with named(f"stages.{index}"):
                 check_stage(recipe.stages[index], copy.deepcopy(tokenizer), pair, fabric)
+    run = Run(recipe, tokenizer.to(fabric.device), samples, validation, folder, fabric, workers, report)
+    first = run.first_stage(checkpoint)  # a checkpoint that does not fit is refused before the folder says otherwise
     if fabric.is_global_zero:
-        done = 0 if checkpoint is None else recipe.steps_before(checkpoint["stage"]) + int(checkpoint["step"])
-        span = Span(done, command, recipe.model_dump(mode="json"))
+        span = Span(first.done, command, recipe.model_dump(mode="json"))
         folder.go_on(span) if resume else folder.begin(span)
     fabric.barrier()
-    run = Run(recipe, tokenizer.to(fabric.device), samples, validation, folder, fabric, workers, report)
-    return run.everything(checkpoint)
+    return run.everything(first)
 
 
 def spread(paths: Sequence[Path], count: int) -> list[Path]:
@@ -124,7 +123,8 @@ def spread(paths: Sequence[Path], count: int) -> list[Path]:
 def check_same_run(begun: Mapping[str, Any], recipe: Recipe, stage: int) -> None:
     """Refuses to go on with what would be neither the old run nor a new one.
 
-    What may change: `watch`, later stages, and of the present stage its steps, schedules, rates and weights.
+    What may change: `watch`, which held-out files are watched, later stages, and of the present stage its steps,
+    schedules, rates and weights.
 
     Args:
         begun: the recipe so far.
@@ -135,7 +135,9 @@ def check_same_run(begun: Mapping[str, Any], recipe: Recipe, stage: int) -> None
         ConfigError: naming the field.
     """
     wanted = recipe.model_dump(mode="json")
-    pairs = [(name, begun.get(name), wanted[name]) for name in ("name", "seed", "precision", "model", "data")]
+    pairs = [(name, begun.get(name), wanted[name]) for name in ("name", "seed", "precision", "model")]
+    names = {*begun["data"], *wanted["data"]} - {"cache", "validation"}  # which move no sample
+    pairs += [(f"data.{name}", begun["data"].get(name), wanted["data"].get(name)) for name in sorted(names)]
     for index in range(min(stage + 1, len(begun["stages"]), len(wanted["stages"]))):
         old, new = begun["stages"][index], wanted["stages"][index]
         if index < stage:
@@ -189,25 +191,34 @@ class Run:
         self.window, self.clock = Window(), Clock()
         self.interrupted = False
 
-    def everything(self, checkpoint: Mapping[str, Any] | None = None) -> Path:
-        """All stages, or what a checkpoint leaves of them; then the tokenizer is saved."""
-        begun = 0 if checkpoint is None else int(checkpoint["stage"])
+    def first_stage(self, checkpoint: Mapping[str, Any] | None) -> Work:
+        """The stage to begin with, or to go on with from a checkpoint.
+
+        Raises:
+            ConfigError: if the checkpoint is of other networks or optimizers.
+        """
+        if checkpoint is None:
+            return Work(self.recipe, 0, self.tokenizer, self.fabric)
+        work = Work(self.recipe, int(checkpoint["stage"]), self.tokenizer, self.fabric)
+        work.load(checkpoint)
+        self.window = Window.of(checkpoint["window"], self.fabric.device)
+        return work
+
+    def everything(self, first: Work) -> Path:
+        """This stage and those after it; then the tokenizer is saved."""
         with self._stopped_by_signals():
-            for index in range(begun, len(self.recipe.stages)):
-                self._stage(index, checkpoint if index == begun else None)
+            self._stage(first)
+            for index in range(first.index + 1, len(self.recipe.stages)):
+                self._stage(Work(self.recipe, index, self.tokenizer, self.fabric))
         return self._finish()
 
     # --- a stage -----------------------------------------------------------------------------------------------------
 
-    def _stage(self, index: int, checkpoint: Mapping[str, Any] | None) -> None:
-        work = Work(self.recipe, index, self.tokenizer, self.fabric)
-        if checkpoint is not None:
-            work.load(checkpoint)
-            self.window = Window.of(checkpoint["window"], self.fabric.device)
+    def _stage(self, work: Work) -> None:
         codes_hash = self._whole().codes_hash if work.stage.keep_codes else None
         if self.fabric.is_global_zero:
             self.folder.rewind(work.done)
-        before = sum(stage.steps * stage.batch for stage in self.recipe.stages[:index])
+        before = sum(stage.steps * stage.batch for stage in self.recipe.stages[: work.index])
         micro = work.stage.batch // work.stage.accumulate
         source = batches(
             self.samples, batch=micro, first=before + work.step * work.stage.batch,
@@ -317,10 +328,21 @@ class Run:
         broken = self.window.broken()
         if float(sum_over_ranks(torch.tensor(float(len(broken)), device=self.fabric.device))):
             raise TrainingError(self._diagnosis(work, broken or ["a term of another rank"]))
+        if not self._rebuilds():
+            raise TrainingError(self._diagnosis(work, ["a reconstruction"]))
         state = {**work.state(), "window": self.window.state(), "files": self.samples.fingerprint}
         if self.fabric.is_global_zero:
             self.folder.save(work.done, state)
         self.fabric.barrier()
+
+    def _rebuilds(self) -> bool:
+        """Whether the weights still give numbers: a step whose losses were good may have spoilt them."""
+        whole = self._whole()
+        try:
+            rebuilt = whole.decode(whole.encode(self.samples[0][None]))
+        except NotFiniteError:
+            return False
+        return bool(rebuilt.isfinite().all())
 
     @contextmanager
     def _stopped_by_signals(self) -> Iterator[None]:
@@ -353,7 +375,9 @@ class Run:
 
     def _finish(self) -> Path:
         best = self.folder.best() if self.recipe.watch.best else None
-        if best is not None and best["stage"] == len(self.recipe.stages) - 1:
+        if best is not None and best["stage"] < len(self.recipe.stages) - 1:
+            best = None
+        if best is not None:
             load_full_state(self.tokenizer, best["weights"])
         if self.fabric.is_global_zero:
             self.tokenizer.save(

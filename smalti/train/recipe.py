@@ -69,17 +69,19 @@ class Model(Config):
             ConfigError: if it is no tokenizer with a network, or a field is wrong.
         """
         if self.start is not None:
-            tokenizer = systems.load(self.start, checkpoint=self.checkpoint)
+            with named("model.start"):
+                tokenizer = systems.load(self.start, checkpoint=self.checkpoint)
         else:
-            entry = systems.entry_class(systems.find(self.system or ""))
-            if not (isinstance(entry, type) and issubclass(entry, NeuralTokenizer)):
-                raise ConfigError(f"model.system: {self.system} is no tokenizer with a network to train")
+            with named("model.system"):
+                entry = systems.entry_class(systems.find(self.system or ""))
+                if not (isinstance(entry, type) and issubclass(entry, NeuralTokenizer)):
+                    raise ConfigError(f"{self.system} is no tokenizer with a network to train")
             with named("model.preset"):
                 config = systems.configuration(self.system or "", self.preset)
             with named("model.config"):
                 tokenizer = type(config)(**_merged(config.model_dump(), self.config)).build()
         if not isinstance(tokenizer, NeuralTokenizer):
-            raise ConfigError(f"model: {self.start} is no tokenizer with a network to train")
+            raise ConfigError(f"model.start: {self.start} is no tokenizer with a network to train")
         return tokenizer
 
 
@@ -296,7 +298,7 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{path} is no TOML: {error}") from None
     for setting in settings:
         key, equals, text = setting.partition("=")
-        if not equals or not key:
+        if not equals or not all(part.strip() for part in key.split(".")):
             raise ConfigError(f"--set takes key=value, got {setting!r}")
         _place(content, key.strip().split("."), _value(text.strip()), setting)
     return Recipe(**content)

@@ -68,7 +68,7 @@ class RunFolder:
         Raises:
             InputError: if a run lies there already.
         """
-        if (self.path / "recipe.json").exists():
+        if self._has_begun():
             raise InputError(f"{self.path} holds a run already: --resume goes on with it, another --out begins anew")
         self.path.mkdir(parents=True, exist_ok=True)
         self.go_on(span)
@@ -80,9 +80,18 @@ class RunFolder:
         _write(self.path / "recipe.json", _json(span.recipe))
 
     def history(self) -> list[Span]:
-        """The spans so far, from the first on."""
+        """The spans so far, from the first on.
+
+        Raises:
+            CheckpointError: if they can't be read.
+        """
         path = self.path / "history.json"
-        return [Span(**each) for each in json.loads(path.read_text())] if path.exists() else []
+        if not path.exists():  # nothing has begun, or it was removed
+            return [Span(0, "a command that is not known", self.recipe())] if self._has_begun() else []
+        try:
+            return [Span(**each) for each in json.loads(path.read_text())]
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{path} can't be read: {error}") from None
 
     def recipe(self) -> dict[str, Any]:
         """The recipe in force.
@@ -104,6 +113,9 @@ class RunFolder:
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
             _write(path, "".join(f"{line}\n" for line in kept).encode())
+        for sample in (self.path / "samples").glob("step-*"):
+            if int(sample.stem.split("-")[1]) > step:
+                sample.unlink()
         best = self.best()
         if best is not None and best["step"] > step:
             (self.path / "best.pt").unlink()
@@ -186,6 +198,9 @@ class RunFolder:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
+
+    def _has_begun(self) -> bool:
+        return (self.path / "recipe.json").exists()
 
     def _folder(self, name: str) -> None:
         (self.path / name).mkdir(exist_ok=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 
 from smalti.audio.metrics import STOI, MelDistance
-from smalti.errors import InputError
+from smalti.errors import InputError, SmaltiError
 from smalti.image.metrics import PSNR, SSIM
 from smalti.metric import SampleMean
 from smalti.tokenizer import NeuralTokenizer
+from smalti.train.data import Files
 from smalti.train.run import RunFolder
 
 
@@ -24,18 +27,27 @@ class Validation:
     def __init__(self, samples: Sequence[Tensor]) -> None:
         self.samples = samples
 
-    def check(self, tokenizer: NeuralTokenizer) -> None:
-        """Measures the samples against themselves: one that can't be judged is found before training, not in it.
+    @classmethod
+    def of(cls, data: Files, paths: Sequence[Path], tokenizer: NeuralTokenizer) -> Validation:
+        """Samples of those files that can be read and judged; the others are left out, and the log says why.
 
         Raises:
-            InputError: naming the sample's number.
+            InputError: if there are files, and none of them can be.
         """
-        for index, sample in enumerate(self.samples):
-            for metric in _metrics(tokenizer).values():
-                try:
-                    metric.update(sample[None], sample[None])
-                except InputError as problem:
-                    raise InputError(f"held-out sample {index} can't be measured: {problem}; hold out others") from None
+        samples, error = [], None
+        for path in paths:
+            try:
+                sample = data.watched(path, getattr(tokenizer, "sample_rate", None))
+                for metric in _metrics(tokenizer).values():
+                    metric.update(sample[None], sample[None])  # what can't be judged shows now, not in training
+            except (SmaltiError, OSError) as problem:
+                error = problem
+                logging.getLogger("smalti").warning("%s is left out of what is watched: %s", path, problem)
+            else:
+                samples.append(sample)
+        if paths and not samples:
+            raise InputError(f"none of {len(paths)} held-out files can be measured; the last one: {error}")
+        return cls(samples)
 
     def measure(self, tokenizer: NeuralTokenizer) -> tuple[dict[str, float], list[Tensor]]:
         """Metrics by name, and the reconstructions. The first metric is what `best` goes by; more is better."""

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import smalti
-from smalti.errors import ConfigError, InputError, TrainingError
+from smalti.errors import CheckpointError, ConfigError, InputError, TrainingError
 from smalti.image.llamagen import LlamaGen
 from smalti.systems import create
 from smalti.tokenizer import NeuralTokenizer
@@ -121,6 +121,11 @@ def test_a_rate_that_spoils_the_weights_stops_with_the_last_good_checkpoint(phot
     wild = {"steps": 60, "optimizers": {"model": {"rate": 1e30}}}
     with pytest.raises(TrainingError, match=r"became infinite or no number at step 3\d .*00000030\.pt"):
         train(recipe(watch=plan.watch, stage=wild), data=photos, out=tmp_path / "run", resume=True)
+    # The step that spoils them has good losses itself, and is one that would be saved.
+    every = {**plan.watch.model_dump(), "checkpoint": 1}
+    with pytest.raises(TrainingError, match=r"a reconstruction became .* at step 31 .*00000030\.pt"):
+        train(recipe(watch=every, stage=wild), data=photos, out=tmp_path / "run", resume=True)
+    train(recipe(stage={"steps": 31}), data=photos, out=tmp_path / "run", resume=True)
 
 
 def test_best_weights_of_steps_that_a_resumption_forgets_are_forgotten(photos: Path, tmp_path: Path) -> None:
@@ -238,6 +243,61 @@ def test_the_card_and_the_page_say_which_steps_were_made_by_which_recipe(photos:
     assert "changed on the way" not in (tmp_path / "once" / "tokenizer" / "README.md").read_text()
 
 
+def test_a_refused_resumption_leaves_the_folder_as_it_was(photos: Path, tmp_path: Path) -> None:
+    run(recipe(stage={"steps": 10}), photos, tmp_path / "run")
+    names = ("recipe.json", "history.json", "journal.jsonl")
+    before = [(tmp_path / "run" / name).read_bytes() for name in names]
+    grouped = {"steps": 20, "optimizers": {"model": {"rates": {"encoder.*": 0.5}}}}
+    with pytest.raises(ConfigError, match="grouped otherwise"):
+        train(recipe(stage=grouped), data=photos, out=tmp_path / "run", resume=True)
+    assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
+
+
+def test_what_made_no_step_is_said_so(photos: Path, tmp_path: Path) -> None:
+    run(recipe(stage={"steps": 5}), photos, tmp_path / "run")
+    (tmp_path / "run" / "history.json").unlink()
+    stored = recipe(stage={"steps": 5}, weights="float16")
+    train(stored, data=photos, out=tmp_path / "run", resume=True, command="smalti train stored.toml")
+    card = (tmp_path / "run" / "tokenizer" / "README.md").read_text()
+    assert "Made by `a command that is not known`" in card
+    assert '- After the last step by `smalti train stored.toml`: weights: "float32" → "float16".' in card
+    (tmp_path / "run" / "history.json").write_text("[{")
+    with pytest.raises(CheckpointError, match=r"history\.json can't be read"):
+        train(stored, data=photos, out=tmp_path / "run", resume=True)
+
+
+def test_a_stage_that_a_resumption_adds_is_on_the_card(photos: Path, tmp_path: Path) -> None:
+    run(recipe(stage={"steps": 4}), photos, tmp_path / "run")
+    more = recipe(stage={"steps": 4}).replace(
+        stages=(recipe(stage={"steps": 4}).stages[0], with_gan(steps=4).stages[0])
+    )
+    run(more, photos, tmp_path / "run", resume=True)
+    assert "stages.1 added" in (tmp_path / "run" / "tokenizer" / "README.md").read_text()
+
+
+def test_samples_of_steps_that_a_resumption_forgets_are_forgotten(photos: Path, tmp_path: Path) -> None:
+    watch = {"log": 1, "samples": 2, "checkpoint": 4, "shown": 2}
+    with pytest.raises(KilledError):
+        run(recipe(watch=watch), photos, tmp_path / "run", report=killed_at(7))
+    run(recipe(watch=watch, stage={"steps": 5}), photos, tmp_path / "run", resume=True)
+    assert sorted(each.name for each in (tmp_path / "run" / "samples").iterdir()) == [
+        f"step-{step:08d}.png" for step in (2, 4, 5)
+    ]
+
+
+def test_held_out_files_that_can_not_be_judged_are_left_out(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = pictures(tmp_path / "photos")
+    (folder / "10.png").write_bytes(b"no picture")
+    run(recipe(stage={"steps": 2}), folder, tmp_path / "run")
+    assert "10.png is left out of what is watched" in caplog.text
+    assert (tmp_path / "run" / "samples" / "step-00000002.png").exists()
+    (folder / "11.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="none of 2 held-out files can be measured"):
+        train(recipe(stage={"steps": 2}), data=folder, out=tmp_path / "none")
+
+
 def test_a_checkpoint_of_another_network_is_refused() -> None:
     network = nn.Linear(2, 3)
     for other in (nn.Linear(2, 1), nn.Linear(2, 3, bias=False)):
@@ -306,7 +366,7 @@ def test_schedules_move_what_they_name(photos: Path, tmp_path: Path) -> None:
                 "freeze": ["decoder"],
                 "optimizers": {"model": {}, "discriminator": {}},
             },
-            "is frozen in this stage",
+            r"^stages\.0\.objective\.adversary\.last_layer: 'decoder.* is frozen in this stage",
         ),
         ({"freeze": ["encoder", "quantizer", "decoder"]}, r"^stages\.0\.optimizers\.model: nothing to train"),
         (

@@ -41,6 +41,9 @@ def test_set_changes_what_its_path_names() -> None:
     [
         ("stages.0.steps=0", r"stages\.0\.steps: Input should be greater than or equal to 1 \(got 0\)"),
         ("stages.0.stpes=5", r"stages\.0\.stpes: there is no such field; there are accumulate, average, batch"),
+        ("stages.0.steps=true", r"stages\.0\.steps: Input should be a number \(got True\)"),
+        ("stages.0.optimizers.model.rate='1e-3'", r"optimizers\.model\.rate: Input should be a number \(got '1e-3'\)"),
+        (".seed=1", r"--set takes key=value, got '\.seed=1'"),
         ("precision=fp8", r"precision: Input should be 'fp32' or 'bf16' \(got 'fp8'\)"),
         ("data.type=pictures", r"data: .*'images', 'recordings'"),
         ("data.rules.0.size=-1", r"data\.rules\.0\.size: Input should be greater than 0 \(got -1\)"),
@@ -62,7 +65,8 @@ def test_wrong_settings_are_named_with_value_and_what_is_allowed(setting: str, m
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"system": "vqgann"}, "did you mean vqgan"),
+        ({"system": "vqgann"}, r"^model\.system: .*did you mean vqgan"),
+        ({"start": "no-such-folder"}, r"^model\.start: no system is called 'no-such-folder'"),
         ({"system": "vqgan", "preset": "f17"}, "model.preset: vqgan has no preset 'f17': .*'imagenet_f16_1024'"),
         (
             {"system": "vqgan", "config": {"codebook": {"codes": 0}}},
