@@ -75,7 +75,8 @@ def _turns(history: Sequence[Span], steps: int) -> list[str]:
         if moved:
             when = f"From step {after.step:,} on" if after.step < steps else "After the last step"
             lines.append(f"- {when} by `{after.command}`: {'; '.join(moved)}.")
-    return ["Its recipe was changed on the way; recipe.json is the last one.", "", *lines, ""] if lines else []
+    lead = "Its recipe was changed on the way: recipe.json is the last one, history.json has all of them."
+    return [lead, "", *lines, ""] if lines else []
 
 
 def _changes(old: Any, new: Any, path: str) -> Iterator[str]:

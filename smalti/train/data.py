@@ -282,7 +282,7 @@ class Samples(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         error: Exception | None = None
-        tries = min(TRIES, len(self.entries))
+        tries = min(TRIES, 2 * len(self.entries))  # so many in a row have all of some epoch
         for attempt in range(tries):  # the next ones in the order, whatever was left out before: samples have no memory
             path = self._file(index + attempt)
             try:

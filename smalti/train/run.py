@@ -187,9 +187,12 @@ class RunFolder:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def write_card(self, card: str) -> None:
-        """README.md of the trained tokenizer, and beside it the recipe with all that was set."""
+        """README.md of the trained tokenizer, and beside it the recipe; all of them, if there were several."""
         _write(self.tokenizer / "README.md", card.encode())
         _write(self.tokenizer / "recipe.json", (self.path / "recipe.json").read_bytes())
+        history = self.history()
+        if any(span.recipe != history[-1].recipe for span in history):
+            _write(self.tokenizer / "history.json", (self.path / "history.json").read_bytes())
 
     def draw_page(self) -> None:
         """page.html, anew."""

@@ -240,7 +240,9 @@ def test_the_card_and_the_page_say_which_steps_were_made_by_which_recipe(photos:
     assert json.loads((tmp_path / "run" / "tokenizer" / "recipe.json").read_text()) == longer.model_dump(mode="json")
     assert "resumed 2 times" in (tmp_path / "run" / "page.html").read_text()
     run(first, photos, tmp_path / "once")
+    assert (tmp_path / "run" / "tokenizer" / "history.json").exists()
     assert "changed on the way" not in (tmp_path / "once" / "tokenizer" / "README.md").read_text()
+    assert not (tmp_path / "once" / "tokenizer" / "history.json").exists()
 
 
 def test_a_refused_resumption_leaves_the_folder_as_it_was(photos: Path, tmp_path: Path) -> None:
