@@ -202,10 +202,12 @@ def _mean_over_ranks(total: Tensor, rows: int) -> Tensor:
 class SoftEntropy(Term):
     """The same two entropies for an explicit table, p = softmax(-|x - e|² / temperature) (LlamaGen, MaskGIT).
 
-    Soft assignments of rows to codes are needed here; they are made and dropped in chunks.
+    Soft assignments of rows to codes are needed here; they are made and dropped in chunks. The mean distribution is
+    that of all ranks.
     """
 
     name: ClassVar[str] = "entropy"
+    over_ranks: ClassVar[bool] = True
     weight: float = 0.0
     temperature: float = 0.01
 
@@ -221,7 +223,7 @@ class SoftEntropy(Term):
     def entropies(self, x: Tensor, alphabet: Alphabet) -> tuple[Tensor, Tensor]:
         """Mean entropy of a row's codes and entropy of the mean distribution, in nats."""
         total, own = _SoftTotals.apply(*self.products(x, alphabet.codebooks()[0]), self.temperature)
-        mean = total / max(1, len(x))
+        mean = _mean_over_ranks(total, len(x))
         return own / max(1, len(x)), -(mean * torch.log(mean + self.EPS)).sum()
 
     def products(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from smalti.quantize import Dropout, Residual, create
+from smalti.quantize import Dropout, Quantize, Residual, SoftEntropy, Table, Trained, create
+from smalti.quantize.distributed import mean_over_ranks
 
 
 def train(rank: int, folder: str, steps: int) -> None:
@@ -67,6 +68,47 @@ def test_two_ranks_learn_what_one_learns_from_both_batches(tmp_path: Path) -> No
     for key, value in vq.state_dict().items():
         assert torch.allclose(value, state[key], atol=1e-6), key
     assert torch.allclose(out.terms["perplexity"], perplexity)
+
+
+ENTROPIES = {
+    "bits": lambda: create("lookup-free", bits=4, groups=2, entropy_weight=0.5),
+    "soft": lambda: Quantize(Table(Trained(8, 8, torch.nn.init.normal_)), terms=[SoftEntropy(0.5, temperature=0.7)]),
+    "dots": lambda: create("ibq", dim=8, codes=8, entropy_weight=0.5, temperature=0.7),
+}
+
+
+def entropies(z: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Loss and gradients of layers in front of quantizers with an entropy term."""
+    found = {}
+    for name, build in ENTROPIES.items():
+        torch.manual_seed(0)
+        layer, vq = torch.nn.Linear(8, 8), build()
+        loss = vq(layer(z)).loss
+        parameters = [*layer.parameters(), *(each for each in vq.parameters() if each.requires_grad)]
+        slopes = torch.autograd.grad(loss, parameters)
+        found[name] = loss.detach(), torch.cat([each.flatten() for each in slopes])
+    return found
+
+
+def averaged_entropies(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.manual_seed(1)
+    found = entropies(torch.randn(4, 20, 8)[2 * rank : 2 * rank + 2])
+    means = {name: [mean_over_ranks(each) for each in pair] for name, pair in found.items()}  # as DDP does
+    if rank == 0:
+        torch.save(means, f"{folder}/ranks.pt")
+    dist.barrier()  # a rank that leaves early can take the others down with it
+    dist.destroy_process_group()
+
+
+def test_entropy_terms_of_two_ranks_are_those_of_one_with_both_batches(tmp_path: Path) -> None:
+    mp.spawn(averaged_entropies, args=(str(tmp_path),), nprocs=2)
+    means = torch.load(tmp_path / "ranks.pt", weights_only=True)
+    torch.manual_seed(1)
+    for name, whole in entropies(torch.randn(4, 20, 8)).items():
+        for ours, expected in zip(means[name], whole, strict=True):
+            assert torch.allclose(ours, expected, atol=1e-6), name
 
 
 def train_with_empty_batches(rank: int, folder: str) -> None:
