@@ -185,7 +185,7 @@ class Adversary(nn.Module):
                 f"{self.config.last_layer!r} is frozen in this stage: the adaptive weight needs its gradient; name a "
                 "parameter that is trained, or none for a fixed weight"
             )
-            raise FieldError("", [("objective.adversary.last_layer", problem)])
+            raise FieldError("", [("adversary.last_layer", problem)])
         return adaptive_weight(nll, loss, parameter, self.config.limit)
 
 

@@ -220,10 +220,11 @@ def check_stage(stage: Stage, tokenizer: NeuralTokenizer, batch: Tensor, fabric:
             with named(name):
                 stage.optimizers[name].build(network)
     check_schedules(stage.schedules, {"model": tokenizer, "objective": objective})
-    try:
-        rehearse(objective, tokenizer, batch, fabric)
-    except InputError as error:
-        raise ConfigError(f"these samples do not fit: {error}") from None
+    with named("objective"):
+        try:
+            rehearse(objective, tokenizer, batch, fabric)
+        except InputError as error:
+            raise ConfigError(f"these samples do not fit: {error}") from None
 
 
 def rehearse(objective: Objective, tokenizer: NeuralTokenizer, batch: Tensor, fabric: Fabric) -> None:

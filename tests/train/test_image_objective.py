@@ -344,7 +344,7 @@ def test_missing_lpips_files_are_named_with_what_is_needed(lpips_files: tuple[st
 def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(ConfigError, match="image tokenizers, not WavTokenizer"):
         ImageObjective.Config().build(WavTokenizer.Config.tiny().build())
-    with pytest.raises(ConfigError, match=r"no parameter 'decoder\.nowhere'"):
+    with pytest.raises(ConfigError, match=r"^adversary\.last_layer: .*no parameter 'decoder\.nowhere'"):
         ImageObjective.Config(adversary=Adversary.Config(last_layer="decoder.nowhere")).build(vqgan())
     with pytest.raises(ConfigError, match="channels is 1"):
         ImageObjective.Config(adversary=Adversary.Config(network=PatchGAN.Config(channels=1))).build(vqgan())
@@ -355,5 +355,5 @@ def test_what_does_not_fit_is_named() -> None:
     model = vqgan()
     objective = ImageObjective.Config(adversary=Adversary.Config(network=SMALL, last_layer=LAST)).build(model)
     model.decoder.requires_grad_(False)
-    with pytest.raises(ConfigError, match=r"last_layer 'decoder\.conv_out\.weight' is frozen"):
+    with pytest.raises(ConfigError, match=r"^adversary\.last_layer: 'decoder\.conv_out\.weight' is frozen"):
         objective.losses(model, {"x": inputs()}, 0)

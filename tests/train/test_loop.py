@@ -357,7 +357,7 @@ def test_schedules_move_what_they_name(photos: Path, tmp_path: Path) -> None:
                 "objective": {"type": "image", "adversary": {"network": {"layers": 5}}},
                 "optimizers": {"model": {}, "discriminator": {}},
             },
-            "^stages\\.0: these samples do not fit: a PatchGAN of 5 layers needs",
+            "^stages\\.0\\.objective: these samples do not fit: a PatchGAN of 5 layers needs",
         ),
         (
             {
