@@ -23,7 +23,7 @@ check: $(VENV)/.dev
 parity: $(VENV)/.dev
 	$(BIN)/pytest tests/parity -n 2
 
-# What takes minutes each: recipes to their end, kills, gigabytes.
+# What takes minutes each: kills, gigabytes, large tables.
 slow: $(VENV)/.dev
 	$(BIN)/pytest tests -m slow -n 2 --durations 20
 
